@@ -1,0 +1,179 @@
+"""Settings from the environment or a `.env` file, checked once at start.
+
+A wrong value raises `SettingsError` with the name of the variable; nothing is silently replaced by a default.
+This module imports neither torch nor Dagster nor SQL.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from deer_reid_pipeline.errors import SettingsError
+
+
+def _env(name: str) -> AliasChoices:
+    return AliasChoices(name)
+
+
+class Settings(BaseSettings):
+    """Where things are and which matcher is live. Field descriptions are shown by `deer-reid doctor`."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True)
+
+    home: Annotated[
+        Path,
+        Field(
+            validation_alias=_env("DEER_REID_HOME"),
+            description="Folder for the embedded database, crops, models, weights and reports.",
+        ),
+    ] = Path(".deer-reid")
+    database_url: Annotated[
+        str | None,
+        Field(
+            validation_alias=_env("DATABASE_URL"),
+            description="PostgreSQL with pgvector; unset means an embedded server under the home.",
+        ),
+    ] = None
+    dagster_database_url: Annotated[
+        str | None,
+        Field(
+            validation_alias=_env("DEER_REID_DAGSTER_DATABASE_URL"),
+            description="Dagster's own storage; unset means the database 'dagster' on the same server.",
+        ),
+    ] = None
+    recipe: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_RECIPE"),
+            description="Recipe of a new home: original, reference, lite or mobile.",
+        ),
+    ] = "reference"
+    device: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_DEVICE"),
+            description="auto, cpu, cuda, cuda:N or mps.",
+            pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        ),
+    ] = "auto"
+    weights_dir: Annotated[
+        Path | None,
+        Field(
+            validation_alias=_env("DEER_REID_WEIGHTS_DIR"),
+            description="Extra folder searched for weight files before the home's own 'weights'.",
+        ),
+    ] = None
+    offline: Annotated[
+        bool,
+        Field(
+            validation_alias=_env("DEER_REID_OFFLINE"),
+            description="true: never try to download weights.",
+        ),
+    ] = False
+    allow_random_weights: Annotated[
+        bool,
+        Field(
+            validation_alias=_env("DEER_REID_ALLOW_RANDOM_WEIGHTS"),
+            description="true: missing weights become seeded random ones. For speed trials only: never releasable.",
+        ),
+    ] = False
+    use_enhanced_reid: Annotated[
+        bool,
+        Field(
+            validation_alias=_env("USE_ENHANCED_REID"),
+            description="false: match on the v1 column deer.feature_vector, as before the enhancement.",
+        ),
+    ] = True
+    reid_threshold: Annotated[
+        float | None,
+        Field(
+            validation_alias=_env("REID_THRESHOLD"),
+            ge=-1.0,
+            le=1.0,
+            description="Overrides the live release's match threshold (cosine, -1 to 1).",
+        ),
+    ] = None
+    detector: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_DETECTOR"),
+            description="Who finds boxes where the drop has none: auto, none, onnx, megadetector or a .onnx file.",
+        ),
+    ] = "auto"
+    min_confidence: Annotated[
+        float,
+        Field(
+            validation_alias=_env("DEER_REID_MIN_CONFIDENCE"),
+            ge=0.0,
+            le=1.0,
+            description="Boxes below this detector confidence are left out (0 to 1).",
+        ),
+    ] = 0.2
+    batch_size: Annotated[
+        int,
+        Field(
+            validation_alias=_env("DEER_REID_BATCH_SIZE"),
+            ge=1,
+            le=1024,
+            description="Crops embedded and stored per transaction.",
+        ),
+    ] = 32
+
+    @field_validator("database_url", "dagster_database_url", "weights_dir", "reid_threshold", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("home", "weights_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @property
+    def crops_dir(self) -> Path:
+        return self.home / "crops"
+
+    @property
+    def models_dir(self) -> Path:
+        """The model store: projections and fine-tuned weights, as safetensors named by their sha256."""
+        return self.home / "models"
+
+    @property
+    def weight_search_dirs(self) -> tuple[Path, ...]:
+        """Folders searched for weight files, first hit wins; the last one is where downloads are kept."""
+        own = (self.home / "weights",)
+        return own if self.weights_dir is None else (self.weights_dir, *own)
+
+    @property
+    def dagster_home(self) -> Path:
+        configured = os.environ.get("DAGSTER_HOME")
+        return Path(configured).absolute() if configured else self.home / "dagster"
+
+
+def load_settings() -> Settings:
+    """Read and check the settings.
+
+    Raises:
+        SettingsError: a variable has a wrong value; the text names it, the value and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        field = Settings.model_fields.get(name)
+        if field is not None and isinstance(field.validation_alias, AliasChoices):
+            name = str(field.validation_alias.choices[0])
+        raise SettingsError(f"{name}={first.get('input')!r} is not usable: {first['msg']}") from error
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()

@@ -1,0 +1,302 @@
+"""The tables as SQLAlchemy models.
+
+`images`, `detections` and `deer` are the owner's tables: their names and columns stay, our additions are nullable
+or have a default. Everything else is ours. Every vector row carries the recipe that made it. `match_decisions` is
+append-only: a trigger made by the migrations refuses UPDATE and DELETE.
+
+Schema changes are made by Alembic revisions in `migrations/`, never by `create_all`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from pgvector.sqlalchemy import Vector
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+VECTOR_SIZE = 512
+"""Every stored embedding has this many dimensions."""
+
+
+class Base(DeclarativeBase):
+    """Declarative base of all tables."""
+
+
+class Image(Base):
+    """A picture, stored once per content (sha256). The first six columns are the owner's."""
+
+    __tablename__ = "images"
+    __table_args__ = (Index("ix_images_path", "path"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), primary_key=True)
+    filename: Mapped[str] = mapped_column(String(255))
+    path: Mapped[str] = mapped_column(String(512), comment="Where the file was when it was stored")
+    timestamp: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), index=True)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    exif_data: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+    sha256: Mapped[str | None] = mapped_column(String(64), unique=True)
+    width: Mapped[int | None] = mapped_column(Integer, comment="Pixels, after EXIF orientation")
+    height: Mapped[int | None] = mapped_column(Integer, comment="Pixels, after EXIF orientation")
+    deployment_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP deploymentID: the camera's placement")
+    event_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP eventID as given by the drop")
+    drop_key: Mapped[str | None] = mapped_column(Text, comment="Drop that brought this picture first")
+
+
+class Deer(Base):
+    """An individual. Vector columns always show the live release; vectors by recipe are in profile_exemplars."""
+
+    __tablename__ = "deer"
+
+    id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(100), comment="individualID")
+    sex: Mapped[str] = mapped_column(String(20), server_default="unknown", comment="buck, doe, fawn or unknown")
+    first_seen: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_seen: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    confidence: Mapped[float] = mapped_column(Float, server_default="0")
+    sighting_count: Mapped[int] = mapped_column(Integer, server_default="0")
+    feature_vector: Mapped[Any | None] = mapped_column(Vector(VECTOR_SIZE))
+
+    feature_vector_multiscale: Mapped[Any | None] = mapped_column(Vector(VECTOR_SIZE))
+    feature_vector_efficientnet: Mapped[Any | None] = mapped_column(Vector(VECTOR_SIZE))
+    embedding_version: Mapped[str | None] = mapped_column(String(20), server_default="v1_resnet50", index=True)
+
+    life_stage: Mapped[str | None] = mapped_column(String(20), comment="Camtrap DP lifeStage")
+    identified_by: Mapped[str | None] = mapped_column(
+        String(10), comment="human: named by a person; machine: opened by the matcher"
+    )
+    vector_recipe_id: Mapped[str | None] = mapped_column(
+        Text, comment="Recipe of the three vector columns; null: feature_vector is from before the enhancement"
+    )
+
+
+class Drop(Base):
+    """A sealed folder of media; its key is the Dagster partition key."""
+
+    __tablename__ = "drops"
+
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    root: Mapped[str] = mapped_column(Text, comment="Folder the drop was read from")
+    digest: Mapped[str] = mapped_column(String(64), comment="sha256 over names and contents")
+    layout: Mapped[str] = mapped_column(String(20))
+    detector: Mapped[str] = mapped_column(Text, comment="Where boxes come from when the drop gives none")
+    sealed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    completed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    summary: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+
+
+class DropMedia(Base):
+    """One picture file of a drop and what the drop's table says of it."""
+
+    __tablename__ = "drop_media"
+
+    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"), primary_key=True)
+    file_path: Mapped[str] = mapped_column(Text, primary_key=True, comment="Relative to the drop, with /")
+    sha256: Mapped[str] = mapped_column(String(64))
+    ordinal: Mapped[int] = mapped_column(Integer, comment="Position in the drop's order")
+    image_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("images.id", ondelete="SET NULL"), index=True)
+    timestamp: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    deployment_id: Mapped[str | None] = mapped_column(Text)
+    event_id: Mapped[str | None] = mapped_column(Text)
+    boxes: Mapped[list[dict[str, Any]] | None] = mapped_column(
+        JSONB, comment="Boxes given by the drop; null: none given, a detector is asked; []: known to be blank"
+    )
+
+
+class Quarantine(Base):
+    """A file or a row that could not be used, and why. Nothing is ever dropped without a row here."""
+
+    __tablename__ = "quarantine"
+    __table_args__ = (UniqueConstraint("drop_key", "file", "code", "reason"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"), index=True)
+    file: Mapped[str] = mapped_column(Text)
+    code: Mapped[str] = mapped_column(String(40))
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Encounter(Base):
+    """One animal in one event: what a decision is made about."""
+
+    __tablename__ = "encounters"
+    __table_args__ = (UniqueConstraint("drop_key", "ordinal"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), primary_key=True)
+    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"))
+    ordinal: Mapped[int] = mapped_column(Integer, comment="Order in which encounters of the drop are decided")
+    event_key: Mapped[str] = mapped_column(Text)
+    deployment_id: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    sex: Mapped[str] = mapped_column(String(20), server_default="unknown", comment="male, female or unknown")
+    given_individual: Mapped[str | None] = mapped_column(Text, comment="individualID given by a person")
+
+
+class Detection(Base):
+    """A box in a picture. The first eight columns are the owner's."""
+
+    __tablename__ = "detections"
+
+    id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), primary_key=True)
+    image_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
+    deer_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("deer.id", ondelete="SET NULL"), index=True)
+    bbox: Mapped[dict[str, Any]] = mapped_column(JSON, comment="{x, y, width, height} in pixels")
+    confidence: Mapped[float] = mapped_column(Float)
+    classification: Mapped[str] = mapped_column(String(20), server_default="unknown")
+    similarity_score: Mapped[float | None] = mapped_column(Float, index=True)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    bbox_x: Mapped[float | None] = mapped_column(Float, comment="Left edge, share of the width, 0 to 1")
+    bbox_y: Mapped[float | None] = mapped_column(Float, comment="Top edge, share of the height, 0 to 1")
+    bbox_width: Mapped[float | None] = mapped_column(Float, comment="Share of the width, 0 to 1")
+    bbox_height: Mapped[float | None] = mapped_column(Float, comment="Share of the height, 0 to 1")
+    source: Mapped[str | None] = mapped_column(Text, comment="manifest, whole_frame, or the detector's name")
+    viewpoint: Mapped[str | None] = mapped_column(String(10), comment="left, right, front, back; null: unknown")
+    life_stage: Mapped[str | None] = mapped_column(String(20), comment="Camtrap DP lifeStage")
+    given_individual: Mapped[str | None] = mapped_column(Text, comment="individualID given by a person")
+    classification_method: Mapped[str | None] = mapped_column(
+        String(10), comment="human or machine: who gave deer_id; null: nobody yet"
+    )
+    encounter_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("encounters.id", ondelete="SET NULL"), index=True
+    )
+    superseded: Mapped[bool] = mapped_column(
+        Boolean, server_default=text("false"), comment="A whole-frame box that was replaced by real boxes"
+    )
+
+
+class DetectionCrop(Base):
+    """The pixels of a detection as a file under the home; what every recipe reads."""
+
+    __tablename__ = "detection_crops"
+
+    detection_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True
+    )
+    spec_id: Mapped[str] = mapped_column(String(40), primary_key=True, comment="Margin, size and encoding")
+    file: Mapped[str] = mapped_column(Text, comment="Relative to the home's crops folder")
+    sha256: Mapped[str] = mapped_column(String(64))
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+
+
+class RecipeRow(Base):
+    """A recipe as data: backbones, taps, pooling, projection, preprocessing and weights."""
+
+    __tablename__ = "recipes"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    random_weights: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Embedding(Base):
+    """One vector of one detection, branch and recipe."""
+
+    __tablename__ = "embeddings"
+    __table_args__ = (Index("ix_embeddings_recipe_branch", "recipe_id", "branch"),)
+
+    detection_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True
+    )
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
+    branch: Mapped[str] = mapped_column(String(20), primary_key=True)
+    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Profile(Base):
+    """The mean direction of an individual's vectors, by recipe and branch."""
+
+    __tablename__ = "profiles"
+
+    deer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("deer.id", ondelete="CASCADE"), primary_key=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
+    branch: Mapped[str] = mapped_column(String(20), primary_key=True)
+    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE))
+    detections: Mapped[int] = mapped_column(Integer, comment="Detections behind this vector")
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
+    )
+
+
+class ProfileExemplar(Base):
+    """A detection kept as an example of an individual's viewpoint, by recipe and branch."""
+
+    __tablename__ = "profile_exemplars"
+    __table_args__ = (Index("ix_profile_exemplars_recipe_branch", "recipe_id", "branch"),)
+
+    deer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("deer.id", ondelete="CASCADE"), primary_key=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
+    branch: Mapped[str] = mapped_column(String(20), primary_key=True)
+    detection_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True
+    )
+    viewpoint: Mapped[str | None] = mapped_column(String(10))
+    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE))
+
+
+class Release(Base):
+    """What matching uses: a recipe, weights and thresholds. At most one row is live."""
+
+    __tablename__ = "releases"
+    __table_args__ = (Index("ix_releases_one_live", "live", unique=True, postgresql_where=text("live")),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
+    policy: Mapped[dict[str, Any]] = mapped_column(JSONB, comment="Fusion weights, thresholds, sex rule, unit")
+    live: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class MatchDecision(Base):
+    """Append-only log: who or what decided which individual an encounter is, and on what numbers."""
+
+    __tablename__ = "match_decisions"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    encounter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("encounters.id"), index=True)
+    drop_key: Mapped[str] = mapped_column(Text, index=True)
+    detection_ids: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(UUID(as_uuid=True)))
+    decision: Mapped[str] = mapped_column(String(20), comment="matched, new_individual or uncertain")
+    method: Mapped[str] = mapped_column(String(10), comment="human or machine")
+    deer_id: Mapped[uuid.UUID | None] = mapped_column(UUID(as_uuid=True), index=True)
+    individual: Mapped[str | None] = mapped_column(Text)
+    score: Mapped[float | None] = mapped_column(Float, comment="Fused similarity to the best candidate")
+    runner_up_deer_id: Mapped[uuid.UUID | None] = mapped_column(UUID(as_uuid=True))
+    runner_up_score: Mapped[float | None] = mapped_column(Float)
+    baseline_score: Mapped[float | None] = mapped_column(Float, comment="v1 similarity to the same candidate")
+    threshold: Mapped[float | None] = mapped_column(Float)
+    new_below: Mapped[float | None] = mapped_column(Float)
+    probability: Mapped[float | None] = mapped_column(Float, comment="Null until a calibration was measured")
+    candidates: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB, comment="Ranked shortlist")
+    reason: Mapped[str] = mapped_column(Text)
+    matcher: Mapped[str] = mapped_column(String(20), comment="v1_resnet50, v3_ensemble or human")
+    recipe_id: Mapped[str | None] = mapped_column(Text)
+    release_id: Mapped[int | None] = mapped_column(Integer)
+    run_id: Mapped[str | None] = mapped_column(Text, comment="Dagster run")
+    decided_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
