@@ -1,8 +1,8 @@
 """The tables as SQLAlchemy models.
 
-`images`, `detections` and `deer` are the owner's tables: their names and columns stay, our additions are nullable
-or have a default. Everything else is ours. Every vector row carries the recipe that made it. `match_decisions` is
-append-only: a trigger made by the migrations refuses UPDATE and DELETE.
+`images`, `detections` and `deer` are the owner's tables: their names and columns stay, our additions are
+nullable or have a default. Everything else is ours. Every vector row carries the recipe that made it.
+`match_decisions` is append-only: a trigger made by the migrations refuses UPDATE and DELETE.
 
 Schema changes are made by Alembic revisions in `migrations/`, never by `create_all`.
 """
@@ -39,6 +39,17 @@ class Base(DeclarativeBase):
     """Declarative base of all tables."""
 
 
+def _hnsw(column: str) -> Index:
+    """Approximate nearest neighbours by cosine distance on a vector column of `deer`."""
+    return Index(
+        f"ix_deer_{column}_hnsw",
+        column,
+        postgresql_using="hnsw",
+        postgresql_ops={column: "vector_cosine_ops"},
+        postgresql_with={"m": 16, "ef_construction": 64},
+    )
+
+
 class Image(Base):
     """A picture, stored once per content (sha256). The first six columns are the owner's."""
 
@@ -47,44 +58,72 @@ class Image(Base):
 
     id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), primary_key=True)
     filename: Mapped[str] = mapped_column(String(255))
-    path: Mapped[str] = mapped_column(String(512), comment="Where the file was when it was stored")
-    timestamp: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), index=True)
+    path: Mapped[str] = mapped_column(Text, comment="Where the file was when it was stored")
+    timestamp: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), index=True, comment="When it was taken"
+    )
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     exif_data: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
-    sha256: Mapped[str | None] = mapped_column(String(64), unique=True)
+    sha256: Mapped[str | None] = mapped_column(
+        String(64), unique=True, comment="Of the file: one row a picture, however often it is dropped"
+    )
     width: Mapped[int | None] = mapped_column(Integer, comment="Pixels, after EXIF orientation")
     height: Mapped[int | None] = mapped_column(Integer, comment="Pixels, after EXIF orientation")
-    deployment_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP deploymentID: the camera's placement")
+    infrared: Mapped[bool | None] = mapped_column(
+        Boolean, comment="The picture has no colour: infrared at night"
+    )
+    deployment_id: Mapped[str | None] = mapped_column(
+        Text, comment="Camtrap DP deploymentID: the camera's placement"
+    )
     event_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP eventID as given by the drop")
     drop_key: Mapped[str | None] = mapped_column(Text, comment="Drop that brought this picture first")
 
 
 class Deer(Base):
-    """An individual. Vector columns always show the live release; vectors by recipe are in profile_exemplars."""
+    """An individual. Vector columns show the live release; vectors by recipe are in profile_exemplars."""
 
     __tablename__ = "deer"
+    __table_args__ = (
+        _hnsw("feature_vector"),
+        _hnsw("feature_vector_multiscale"),
+        _hnsw("feature_vector_efficientnet"),
+    )
 
     id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), primary_key=True)
     name: Mapped[str | None] = mapped_column(String(100), comment="individualID")
-    sex: Mapped[str] = mapped_column(String(20), server_default="unknown", comment="buck, doe, fawn or unknown")
+    sex: Mapped[str] = mapped_column(
+        String(20), server_default="unknown", index=True, comment="buck, doe, fawn or unknown"
+    )
     first_seen: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     last_seen: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     confidence: Mapped[float] = mapped_column(Float, server_default="0")
-    sighting_count: Mapped[int] = mapped_column(Integer, server_default="0")
-    feature_vector: Mapped[Any | None] = mapped_column(Vector(VECTOR_SIZE))
+    sighting_count: Mapped[int] = mapped_column(Integer, server_default="1")
+    feature_vector: Mapped[Any | None] = mapped_column(
+        Vector(VECTOR_SIZE), comment="v1: final layer of ResNet-50, unit length"
+    )
 
-    feature_vector_multiscale: Mapped[Any | None] = mapped_column(Vector(VECTOR_SIZE))
-    feature_vector_efficientnet: Mapped[Any | None] = mapped_column(Vector(VECTOR_SIZE))
-    embedding_version: Mapped[str | None] = mapped_column(String(20), server_default="v1_resnet50", index=True)
+    feature_vector_multiscale: Mapped[Any | None] = mapped_column(
+        Vector(VECTOR_SIZE), comment="Multi-scale ResNet-50 branch of the live release, unit length"
+    )
+    feature_vector_efficientnet: Mapped[Any | None] = mapped_column(
+        Vector(VECTOR_SIZE), comment="EfficientNet-B0 branch of the live release, unit length"
+    )
+    embedding_version: Mapped[str | None] = mapped_column(
+        String(20),
+        server_default="v1_resnet50",
+        index=True,
+        comment="Who made the vectors: v1_resnet50, v2_multiscale or v3_ensemble",
+    )
 
     life_stage: Mapped[str | None] = mapped_column(String(20), comment="Camtrap DP lifeStage")
     identified_by: Mapped[str | None] = mapped_column(
         String(10), comment="human: named by a person; machine: opened by the matcher"
     )
     vector_recipe_id: Mapped[str | None] = mapped_column(
-        Text, comment="Recipe of the three vector columns; null: feature_vector is from before the enhancement"
+        Text,
+        comment="Recipe of feature_vector; null: a v1 vector from before the enhancement, never overwritten",
     )
 
 
@@ -93,15 +132,24 @@ class Drop(Base):
 
     __tablename__ = "drops"
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(
+        Text, primary_key=True, comment="Name and digest; the Dagster partition key"
+    )
+    name: Mapped[str] = mapped_column(Text, comment="Folder name")
     root: Mapped[str] = mapped_column(Text, comment="Folder the drop was read from")
     digest: Mapped[str] = mapped_column(String(64), comment="sha256 over names and contents")
-    layout: Mapped[str] = mapped_column(String(20))
+    layout: Mapped[str] = mapped_column(String(20), comment="How pictures and tables lie in it")
     detector: Mapped[str] = mapped_column(Text, comment="Where boxes come from when the drop gives none")
-    sealed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    completed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    summary: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    warnings: Mapped[list[str] | None] = mapped_column(
+        JSONB, comment="What a person should know of its tables"
+    )
+    sealed_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When its contents were fixed"
+    )
+    completed_at: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), comment="When every step had run"
+    )
+    summary: Mapped[dict[str, Any] | None] = mapped_column(JSONB, comment="Counts for people")
 
 
 class DropMedia(Base):
@@ -109,14 +157,22 @@ class DropMedia(Base):
 
     __tablename__ = "drop_media"
 
-    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"), primary_key=True)
+    drop_key: Mapped[str] = mapped_column(
+        ForeignKey("drops.key", ondelete="CASCADE"), primary_key=True, comment="Drop"
+    )
     file_path: Mapped[str] = mapped_column(Text, primary_key=True, comment="Relative to the drop, with /")
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), comment="Of the file")
     ordinal: Mapped[int] = mapped_column(Integer, comment="Position in the drop's order")
-    image_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("images.id", ondelete="SET NULL"), index=True)
-    timestamp: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    deployment_id: Mapped[str | None] = mapped_column(Text)
-    event_id: Mapped[str | None] = mapped_column(Text)
+    image_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("images.id", ondelete="SET NULL"),
+        index=True,
+        comment="Stored picture; null: not yet, or quarantined",
+    )
+    timestamp: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), comment="When it was taken, as the drop says"
+    )
+    deployment_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP deploymentID")
+    event_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP eventID")
     boxes: Mapped[list[dict[str, Any]] | None] = mapped_column(
         JSONB, comment="Boxes given by the drop; null: none given, a detector is asked; []: known to be blank"
     )
@@ -128,12 +184,16 @@ class Quarantine(Base):
     __tablename__ = "quarantine"
     __table_args__ = (UniqueConstraint("drop_key", "file", "code", "reason"),)
 
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"), index=True)
-    file: Mapped[str] = mapped_column(Text)
-    code: Mapped[str] = mapped_column(String(40))
-    reason: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Running number")
+    drop_key: Mapped[str] = mapped_column(
+        ForeignKey("drops.key", ondelete="CASCADE"), index=True, comment="Drop"
+    )
+    file: Mapped[str] = mapped_column(Text, comment="Relative to the drop")
+    code: Mapped[str] = mapped_column(String(40), comment="Short name of the reason")
+    reason: Mapped[str] = mapped_column(Text, comment="What was wrong and what to do")
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was found"
+    )
 
 
 class Encounter(Base):
@@ -142,13 +202,17 @@ class Encounter(Base):
     __tablename__ = "encounters"
     __table_args__ = (UniqueConstraint("drop_key", "ordinal"),)
 
-    id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), primary_key=True)
-    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"))
+    id: Mapped[uuid.UUID] = mapped_column(
+        UUID(as_uuid=True),
+        primary_key=True,
+        comment="Made from drop and event, so that a repeated run finds it again",
+    )
+    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"), comment="Drop")
     ordinal: Mapped[int] = mapped_column(Integer, comment="Order in which encounters of the drop are decided")
-    event_key: Mapped[str] = mapped_column(Text)
-    deployment_id: Mapped[str | None] = mapped_column(Text)
-    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    event_key: Mapped[str] = mapped_column(Text, comment="Event within the drop")
+    deployment_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP deploymentID")
+    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), comment="First picture")
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), comment="Last picture")
     sex: Mapped[str] = mapped_column(String(20), server_default="unknown", comment="male, female or unknown")
     given_individual: Mapped[str | None] = mapped_column(Text, comment="individualID given by a person")
 
@@ -164,7 +228,9 @@ class Detection(Base):
     bbox: Mapped[dict[str, Any]] = mapped_column(JSON, comment="{x, y, width, height} in pixels")
     confidence: Mapped[float] = mapped_column(Float)
     classification: Mapped[str] = mapped_column(String(20), server_default="unknown")
-    similarity_score: Mapped[float | None] = mapped_column(Float, index=True)
+    similarity_score: Mapped[float | None] = mapped_column(
+        Float, index=True, comment="Cosine similarity to the assigned individual"
+    )
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     bbox_x: Mapped[float | None] = mapped_column(Float, comment="Left edge, share of the width, 0 to 1")
@@ -172,14 +238,18 @@ class Detection(Base):
     bbox_width: Mapped[float | None] = mapped_column(Float, comment="Share of the width, 0 to 1")
     bbox_height: Mapped[float | None] = mapped_column(Float, comment="Share of the height, 0 to 1")
     source: Mapped[str | None] = mapped_column(Text, comment="manifest, whole_frame, or the detector's name")
-    viewpoint: Mapped[str | None] = mapped_column(String(10), comment="left, right, front, back; null: unknown")
+    viewpoint: Mapped[str | None] = mapped_column(
+        String(10), comment="left, right, front, back; null: unknown"
+    )
     life_stage: Mapped[str | None] = mapped_column(String(20), comment="Camtrap DP lifeStage")
     given_individual: Mapped[str | None] = mapped_column(Text, comment="individualID given by a person")
     classification_method: Mapped[str | None] = mapped_column(
         String(10), comment="human or machine: who gave deer_id; null: nobody yet"
     )
     encounter_id: Mapped[uuid.UUID | None] = mapped_column(
-        ForeignKey("encounters.id", ondelete="SET NULL"), index=True
+        ForeignKey("encounters.id", ondelete="SET NULL"),
+        index=True,
+        comment="Encounter that it was decided in",
     )
     superseded: Mapped[bool] = mapped_column(
         Boolean, server_default=text("false"), comment="A whole-frame box that was replaced by real boxes"
@@ -192,13 +262,13 @@ class DetectionCrop(Base):
     __tablename__ = "detection_crops"
 
     detection_id: Mapped[uuid.UUID] = mapped_column(
-        ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True
+        ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True, comment="Detection"
     )
     spec_id: Mapped[str] = mapped_column(String(40), primary_key=True, comment="Margin, size and encoding")
     file: Mapped[str] = mapped_column(Text, comment="Relative to the home's crops folder")
-    sha256: Mapped[str] = mapped_column(String(64))
-    width: Mapped[int] = mapped_column(Integer)
-    height: Mapped[int] = mapped_column(Integer)
+    sha256: Mapped[str] = mapped_column(String(64), comment="Of the crop file")
+    width: Mapped[int] = mapped_column(Integer, comment="Pixels")
+    height: Mapped[int] = mapped_column(Integer, comment="Pixels")
 
 
 class RecipeRow(Base):
@@ -206,11 +276,15 @@ class RecipeRow(Base):
 
     __tablename__ = "recipes"
 
-    id: Mapped[str] = mapped_column(Text, primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    spec: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    random_weights: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    id: Mapped[str] = mapped_column(Text, primary_key=True, comment="Name and digest of the spec")
+    name: Mapped[str] = mapped_column(Text, comment="original, reference, lite, mobile or a trained name")
+    spec: Mapped[dict[str, Any]] = mapped_column(JSONB, comment="Everything that the vectors depend on")
+    random_weights: Mapped[bool] = mapped_column(
+        Boolean, server_default=text("false"), comment="For speed trials; never releasable"
+    )
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was first used"
+    )
 
 
 class Embedding(Base):
@@ -220,12 +294,18 @@ class Embedding(Base):
     __table_args__ = (Index("ix_embeddings_recipe_branch", "recipe_id", "branch"),)
 
     detection_id: Mapped[uuid.UUID] = mapped_column(
-        ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True
+        ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True, comment="Detection"
     )
-    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
-    branch: Mapped[str] = mapped_column(String(20), primary_key=True)
-    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE))
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    recipe_id: Mapped[str] = mapped_column(
+        ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it"
+    )
+    branch: Mapped[str] = mapped_column(
+        String(20), primary_key=True, comment="multiscale, efficientnet or baseline"
+    )
+    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE), comment="Unit length")
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was made"
+    )
 
 
 class Profile(Base):
@@ -233,13 +313,25 @@ class Profile(Base):
 
     __tablename__ = "profiles"
 
-    deer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("deer.id", ondelete="CASCADE"), primary_key=True)
-    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
-    branch: Mapped[str] = mapped_column(String(20), primary_key=True)
-    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE))
+    deer_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("deer.id", ondelete="CASCADE"), primary_key=True, comment="Individual"
+    )
+    recipe_id: Mapped[str] = mapped_column(
+        ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it"
+    )
+    branch: Mapped[str] = mapped_column(
+        String(20), primary_key=True, comment="multiscale, efficientnet or baseline"
+    )
+    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE), comment="Unit length")
     detections: Mapped[int] = mapped_column(Integer, comment="Detections behind this vector")
+    digest: Mapped[str] = mapped_column(
+        String(64), comment="sha256 over the detections behind it, so that an unchanged profile is left alone"
+    )
     updated_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now(), onupdate=func.now()
+        DateTime(timezone=True),
+        server_default=func.now(),
+        onupdate=func.now(),
+        comment="When it was last computed",
     )
 
 
@@ -249,14 +341,24 @@ class ProfileExemplar(Base):
     __tablename__ = "profile_exemplars"
     __table_args__ = (Index("ix_profile_exemplars_recipe_branch", "recipe_id", "branch"),)
 
-    deer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("deer.id", ondelete="CASCADE"), primary_key=True)
-    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True)
-    branch: Mapped[str] = mapped_column(String(20), primary_key=True)
-    detection_id: Mapped[uuid.UUID] = mapped_column(
-        ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True
+    deer_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("deer.id", ondelete="CASCADE"), primary_key=True, comment="Individual"
     )
-    viewpoint: Mapped[str | None] = mapped_column(String(10))
-    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE))
+    recipe_id: Mapped[str] = mapped_column(
+        ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it"
+    )
+    branch: Mapped[str] = mapped_column(
+        String(20), primary_key=True, comment="multiscale, efficientnet or baseline"
+    )
+    detection_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("detections.id", ondelete="CASCADE"),
+        primary_key=True,
+        comment="Detection that is the example",
+    )
+    viewpoint: Mapped[str | None] = mapped_column(
+        String(10), comment="left, right, front, back; null: unknown"
+    )
+    vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE), comment="Unit length")
 
 
 class Release(Base):
@@ -265,12 +367,18 @@ class Release(Base):
     __tablename__ = "releases"
     __table_args__ = (Index("ix_releases_one_live", "live", unique=True, postgresql_where=text("live")),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"))
-    policy: Mapped[dict[str, Any]] = mapped_column(JSONB, comment="Fusion weights, thresholds, sex rule, unit")
-    live: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    reason: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Running number")
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), comment="Recipe that matching uses")
+    policy: Mapped[dict[str, Any]] = mapped_column(
+        JSONB, comment="Fusion weights, thresholds, sex rule, unit"
+    )
+    live: Mapped[bool] = mapped_column(
+        Boolean, server_default=text("false"), comment="True for the one in use"
+    )
+    reason: Mapped[str] = mapped_column(Text, comment="Why it was made or made live")
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was made"
+    )
 
 
 class MatchDecision(Base):
@@ -278,25 +386,45 @@ class MatchDecision(Base):
 
     __tablename__ = "match_decisions"
 
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    encounter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("encounters.id"), index=True)
-    drop_key: Mapped[str] = mapped_column(Text, index=True)
-    detection_ids: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(UUID(as_uuid=True)))
+    id: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, comment="Running number, in order of decision"
+    )
+    encounter_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("encounters.id"), index=True, comment="Encounter decided about"
+    )
+    drop_key: Mapped[str] = mapped_column(Text, index=True, comment="Drop")
+    detection_ids: Mapped[list[uuid.UUID]] = mapped_column(
+        ARRAY(UUID(as_uuid=True)), comment="Detections of the encounter"
+    )
     decision: Mapped[str] = mapped_column(String(20), comment="matched, new_individual or uncertain")
     method: Mapped[str] = mapped_column(String(10), comment="human or machine")
-    deer_id: Mapped[uuid.UUID | None] = mapped_column(UUID(as_uuid=True), index=True)
-    individual: Mapped[str | None] = mapped_column(Text)
+    deer_id: Mapped[uuid.UUID | None] = mapped_column(
+        UUID(as_uuid=True), index=True, comment="Individual decided on; no foreign key: the log outlives it"
+    )
+    individual: Mapped[str | None] = mapped_column(Text, comment="Name of the individual at that time")
     score: Mapped[float | None] = mapped_column(Float, comment="Fused similarity to the best candidate")
-    runner_up_deer_id: Mapped[uuid.UUID | None] = mapped_column(UUID(as_uuid=True))
-    runner_up_score: Mapped[float | None] = mapped_column(Float)
+    runner_up_deer_id: Mapped[uuid.UUID | None] = mapped_column(
+        UUID(as_uuid=True), comment="Second-best candidate"
+    )
+    runner_up_score: Mapped[float | None] = mapped_column(Float, comment="Its fused similarity")
     baseline_score: Mapped[float | None] = mapped_column(Float, comment="v1 similarity to the same candidate")
-    threshold: Mapped[float | None] = mapped_column(Float)
-    new_below: Mapped[float | None] = mapped_column(Float)
+    threshold: Mapped[float | None] = mapped_column(Float, comment="Matched from this score")
+    new_below: Mapped[float | None] = mapped_column(Float, comment="New individual below this score")
     probability: Mapped[float | None] = mapped_column(Float, comment="Null until a calibration was measured")
     candidates: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB, comment="Ranked shortlist")
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text, comment="In words")
     matcher: Mapped[str] = mapped_column(String(20), comment="v1_resnet50, v3_ensemble or human")
-    recipe_id: Mapped[str | None] = mapped_column(Text)
-    release_id: Mapped[int | None] = mapped_column(Integer)
+    recipe_id: Mapped[str | None] = mapped_column(Text, comment="Recipe that the score comes from")
+    release_id: Mapped[int | None] = mapped_column(Integer, comment="Release that was live")
     run_id: Mapped[str | None] = mapped_column(Text, comment="Dagster run")
-    decided_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    decided_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When"
+    )
+
+
+OWNER_TABLES = ("images", "detections", "deer")
+"""Tables that were there before us: migrations add to them and never drop or rename what is theirs."""
+
+for _mapper in Base.registry.mappers:
+    if _mapper.class_.__tablename__ not in OWNER_TABLES:
+        Base.metadata.tables[_mapper.class_.__tablename__].comment = _mapper.class_.__doc__.split("\n")[0]

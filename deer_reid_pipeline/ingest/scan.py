@@ -1,0 +1,135 @@
+"""What lies in a drop's folder: pictures, manifests, and entries that cannot be followed.
+
+Names and sizes only, no contents. Directory links are never followed: what they point to inside the drop is
+found under its real name, and what lies outside is not part of the drop.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from deer_reid_pipeline.errors import DropError
+from deer_reid_pipeline.ingest.ledger import entry
+from deer_reid_pipeline.ingest.records import QuarantineEntry
+from deer_reid_pipeline.ingest.wording import printable
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
+MANIFEST_NAMES = frozenset({"detections.json", "observations.csv", "datapackage.json"})
+_SILENT_NAMES = frozenset({"_COMPLETE"})
+
+
+def is_picture_name(name: str) -> bool:
+    """True where the name ends like a picture, in any case."""
+    return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A regular file: path relative to the root with /, size in bytes, modification time in nanoseconds."""
+
+    rel: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(slots=True)
+class Scan:
+    """The result of one walk. `manifests` maps the standard name to the one on disk (its case may differ)."""
+
+    root: Path
+    pictures: dict[str, FoundFile] = field(default_factory=dict)
+    manifests: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, QuarantineEntry] = field(default_factory=dict)
+    others: set[str] = field(default_factory=set)
+
+    def refuse(self, rel: str, code: str, reason: str) -> None:
+        """Keep an entry out of the drop, with the reason."""
+        self.refused[rel] = entry(rel, code, reason)
+
+    def inside(self, path: str) -> bool:
+        """True where a resolved absolute path lies in the drop (the root itself included)."""
+        root = os.fspath(self.root)
+        return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def scan_drop(root: Path) -> Scan:
+    """Walk the folder. Hidden files and folders (a leading dot) are passed over.
+
+    Raises:
+        DropError: the root does not exist, is not a folder, or cannot be listed.
+    """
+    shown = printable(os.fspath(root))
+    try:
+        resolved = Path(os.path.realpath(root))
+        if not resolved.exists():
+            raise DropError(f"{shown} does not exist; give the folder that holds the pictures")
+        if not resolved.is_dir():
+            raise DropError(f"{shown} is not a folder; give the folder that holds the pictures")
+    except (OSError, ValueError) as error:
+        raise DropError(f"{shown} cannot be used as a folder; check its name and permissions") from error
+    scan = Scan(resolved)
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(resolved / folder) as listing:
+                entries = sorted(listing, key=lambda item: item.name)
+        except OSError as error:
+            why = error.strerror or "input error"
+            if not folder:
+                raise DropError(f"{shown} cannot be listed ({why}); check its permissions") from error
+            scan.refuse(folder, "unreadable", f"the folder cannot be listed ({why})")
+            continue
+        for item in entries:
+            if not item.name.startswith("."):
+                rel = f"{folder}/{item.name}" if folder else item.name
+                _sort_entry(scan, item, rel, waiting)
+    return scan
+
+
+def _sort_entry(scan: Scan, item: os.DirEntry[str], rel: str, waiting: list[str]) -> None:
+    picture = is_picture_name(item.name)
+    manifest = "/" not in rel and item.name.lower() in MANIFEST_NAMES
+    try:
+        rel.encode("utf-8")
+    except UnicodeEncodeError:
+        scan.refuse(rel, "bad_name", "its name is not valid UTF-8; rename it")
+        return
+    try:
+        linked = item.is_symlink()
+        if linked and not scan.inside(os.path.realpath(item.path)):
+            if picture or manifest or item.is_dir() or "." not in item.name:
+                scan.refuse(
+                    rel, "path_outside", "it is a link to something outside the drop; copy the file in"
+                )
+            else:
+                scan.others.add(rel)
+            return
+        status = item.stat()
+    except OSError as error:
+        if picture or manifest or "." not in item.name:
+            why = "it is a link that leads nowhere" if item.is_symlink() else "it cannot be looked at"
+            scan.refuse(
+                rel, "broken_link" if item.is_symlink() else "unreadable", f"{why} ({error.strerror})"
+            )
+        else:
+            scan.others.add(rel)
+        return
+    if stat.S_ISDIR(status.st_mode):
+        if not linked:
+            waiting.append(rel)
+    elif not stat.S_ISREG(status.st_mode):
+        if picture or manifest:
+            scan.refuse(rel, "not_a_file", "it is a device, a pipe or a socket, not a file")
+    elif picture:
+        scan.pictures[rel] = FoundFile(rel, status.st_size, status.st_mtime_ns)
+    elif manifest and (item.name == item.name.lower() or item.name.lower() not in scan.manifests):
+        replaced = scan.manifests.get(item.name.lower())
+        scan.manifests[item.name.lower()] = rel
+        if replaced is not None:
+            scan.others.add(replaced)
+    elif item.name not in _SILENT_NAMES:
+        scan.others.add(rel)

@@ -1,0 +1,262 @@
+"""Deciding which individual an encounter is.
+
+All crops of an encounter are compared with all exemplars of each individual. Opposite flanks are not compared at
+all: they are evidence neither for nor against. The outcome is matched, new_individual, or uncertain, and carries the
+numbers that made it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from deer_reid_pipeline.reid.similarity import (
+    EFFICIENTNET,
+    MULTISCALE,
+    FloatArray,
+    VectorSet,
+    cosine_matrix,
+    fuse,
+)
+
+MATCHED, NEW_INDIVIDUAL, UNCERTAIN = "matched", "new_individual", "uncertain"
+
+FLANK_SIGN = {"left": 1, "right": -1}
+"""Signs whose product is -1 for opposite flanks; every other viewpoint counts as 0."""
+
+
+class MatchPolicy(BaseModel):
+    """How a release matches. Stored with the release, so a decision can always be explained.
+
+    `unit="picture"` with `gallery="profile"` is how the owner's matcher works: every detection by itself against
+    one vector a deer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    matcher: str = Field("v3_ensemble", description="Name in the decision log: v1_resnet50 or v3_ensemble.")
+    weights: dict[str, float] = Field(
+        default_factory=lambda: {MULTISCALE: 0.6, EFFICIENTNET: 0.4},
+        description="Fusion weight of each branch.",
+    )
+    threshold: float = Field(ge=-1, le=1, description="Matched at or above this fused similarity.")
+    new_below: float = Field(ge=-1, le=1, description="A new individual below this; uncertain in between.")
+    margin: float = Field(0.0, ge=0, description="Lead over the runner-up that a match needs.")
+    sex_rule: str = Field(
+        "narrow", pattern="^(narrow|soft|off)$", description="What a known, different sex does."
+    )
+    sex_penalty: float = Field(0.05, ge=0, description="Subtracted for a different sex under the soft rule.")
+    other_flank: str = Field(
+        "uncertain",
+        pattern="^(uncertain|new_individual)$",
+        description="Outcome when individuals known only by the other flank cannot be excluded.",
+    )
+    unit: str = Field("encounter", pattern="^(encounter|picture)$", description="What one decision is about.")
+    gallery: str = Field(
+        "exemplars", pattern="^(exemplars|profile)$", description="What it is compared with."
+    )
+    shortlist: int = Field(5, ge=1, le=50, description="Candidates kept in the log.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MatchPolicy:
+        if self.new_below > self.threshold:
+            raise ValueError(f"new_below {self.new_below} is above threshold {self.threshold}")
+        return self
+
+    def with_threshold(self, threshold: float) -> MatchPolicy:
+        """The same policy with a single cut, as REID_THRESHOLD asks: at or above matched, below new."""
+        return self.model_copy(update={"threshold": threshold, "new_below": threshold})
+
+
+V1_POLICY = MatchPolicy(
+    matcher="v1_resnet50",
+    weights={"baseline": 1.0},
+    threshold=0.40,
+    new_below=0.40,
+    unit="picture",
+    gallery="profile",
+)
+"""The owner's matcher before the enhancement: cosine >= 0.40 on deer.feature_vector."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """The crops of one encounter.
+
+    Attributes:
+        vectors: branch -> VectorSet with one row a crop.
+        viewpoints: one a crop; None is unknown and is compared with everything.
+    """
+
+    vectors: Mapping[str, VectorSet]
+    viewpoints: Sequence[str | None]
+    sex: str = "unknown"
+
+
+@dataclass
+class Known:
+    """One individual of the gallery: its exemplar vectors by branch, and what is known of it."""
+
+    key: Hashable
+    name: str
+    sex: str
+    vectors: Mapping[str, VectorSet]
+    viewpoints: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An individual and its fused similarity to the query (-1 to 1)."""
+
+    key: Hashable
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An outcome with its evidence."""
+
+    outcome: str
+    best: Candidate | None
+    runner_up: Candidate | None
+    shortlist: tuple[Candidate, ...]
+    incomparable: int
+    reason: str
+
+
+class Gallery:
+    """Individuals in a fixed order, stacked once so that a query costs one product per branch."""
+
+    def __init__(self, individuals: Iterable[Known] = ()) -> None:
+        self._known: dict[Hashable, Known] = {known.key: known for known in individuals}
+        self._stacked: dict[str, VectorSet] | None = None
+        self._owner: np.ndarray | None = None
+        self._flanks: np.ndarray | None = None
+
+    @property
+    def individuals(self) -> list[Known]:
+        """The individuals, in the order of the scores."""
+        return list(self._known.values())
+
+    def get(self, key: Hashable) -> Known | None:
+        """The individual with this key, or None."""
+        return self._known.get(key)
+
+    def add(self, known: Known) -> None:
+        """Add an individual, or replace the one with the same key."""
+        self._known[known.key] = known
+        self._stacked = None
+
+    def stacked(self, branches: Sequence[str]) -> tuple[dict[str, VectorSet], np.ndarray, np.ndarray]:
+        """All exemplars as one VectorSet a branch, each row's individual (index) and flank sign."""
+        if self._stacked is None or set(branches) - set(self._stacked):
+            individuals = self.individuals
+            self._stacked = {}
+            for branch in branches:
+                sets = [known.vectors[branch] for known in individuals]
+                self._stacked[branch] = VectorSet(
+                    _one_recipe(sets), branch, np.concatenate([item.vectors for item in sets])
+                )
+            self._owner = np.repeat(
+                np.arange(len(individuals)), [len(known.viewpoints) for known in individuals]
+            )
+            self._flanks = flank_signs([view for known in individuals for view in known.viewpoints])
+        assert self._owner is not None
+        assert self._flanks is not None
+        return self._stacked, self._owner, self._flanks
+
+
+def _one_recipe(sets: Sequence[VectorSet]) -> str:
+    for other in sets[1:]:
+        if other.recipe_id != sets[0].recipe_id:
+            cosine_matrix(sets[0], other)  # raises with the explanation
+    return sets[0].recipe_id
+
+
+def flank_signs(viewpoints: Sequence[str | None]) -> np.ndarray:
+    """+1 for left, -1 for right, 0 for front, back and unknown; int8, shape (n,)."""
+    return np.array([FLANK_SIGN.get(view or "", 0) for view in viewpoints], dtype=np.int8)
+
+
+def score_individuals(query: Query, gallery: Gallery, policy: MatchPolicy) -> np.ndarray:
+    """Fused similarity of a query to every individual of the gallery.
+
+    Each crop takes its best comparable exemplar of an individual; the score is the mean over the crops that have
+    one.
+
+    Returns:
+        float64, shape (n_individuals,); NaN where no crop and exemplar show the same flank.
+
+    Raises:
+        RecipeMismatchError: query and gallery come from different recipes.
+    """
+    individuals = gallery.individuals
+    if not individuals:
+        return np.zeros(0)
+    branches = [branch for branch, weight in policy.weights.items() if weight]
+    stacked, owner, flanks = gallery.stacked(branches)
+    fused = fuse({b: cosine_matrix(query.vectors[b], stacked[b]) for b in branches}, policy.weights)
+    same_or_unknown = np.multiply.outer(flank_signs(query.viewpoints), flanks) >= 0
+    masked = np.where(same_or_unknown, fused, -np.inf)
+    starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+    best = np.maximum.reduceat(masked, starts, axis=1)
+    seen = np.isfinite(best)
+    counts = seen.sum(axis=0)
+    totals = np.where(seen, best, 0.0).sum(axis=0)
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
+
+def decide(
+    query: Query, gallery: Gallery, policy: MatchPolicy, forbidden: frozenset[Hashable] = frozenset()
+) -> Decision:
+    """Decide one encounter against the gallery.
+
+    Args:
+        forbidden: individuals it cannot be, such as the other animals of the same picture.
+    """
+    scores = score_individuals(query, gallery, policy)
+    candidates: list[Candidate] = []
+    incomparable = 0
+    for known, score in zip(gallery.individuals, scores.tolist(), strict=True):
+        differs = "unknown" not in (query.sex, known.sex) and query.sex != known.sex
+        if known.key in forbidden or (differs and policy.sex_rule == "narrow"):
+            continue
+        if math.isnan(score):
+            incomparable += 1
+            continue
+        penalty = policy.sex_penalty if differs and policy.sex_rule == "soft" else 0.0
+        candidates.append(Candidate(known.key, known.name, score - penalty))
+    candidates.sort(key=lambda item: (-item.score, item.name, str(item.key)))
+    best = candidates[0] if candidates else None
+    runner_up = candidates[1] if len(candidates) > 1 else None
+    outcome, reason = _outcome(best, runner_up, incomparable, policy)
+    return Decision(outcome, best, runner_up, tuple(candidates[: policy.shortlist]), incomparable, reason)
+
+
+def _outcome(
+    best: Candidate | None, runner_up: Candidate | None, incomparable: int, policy: MatchPolicy
+) -> tuple[str, str]:
+    if best is not None and best.score >= policy.threshold:
+        if runner_up is not None and best.score - runner_up.score < policy.margin:
+            return UNCERTAIN, (
+                f"{best.name} leads {runner_up.name} by {best.score - runner_up.score:.4f}, "
+                f"less than the margin {policy.margin:.4f}"
+            )
+        return MATCHED, f"similarity {best.score:.4f} to {best.name} reaches {policy.threshold:.4f}"
+    if best is not None and best.score >= policy.new_below:
+        return UNCERTAIN, (
+            f"similarity {best.score:.4f} to {best.name} lies between {policy.new_below:.4f} (new below) "
+            f"and {policy.threshold:.4f} (matched from)"
+        )
+    if incomparable and policy.other_flank == UNCERTAIN:
+        return UNCERTAIN, f"{incomparable} known individuals were seen only from the other flank"
+    if best is None:
+        return NEW_INDIVIDUAL, "no known individual to compare with"
+    return NEW_INDIVIDUAL, (
+        f"best similarity {best.score:.4f} (to {best.name}) is below {policy.new_below:.4f}"
+    )

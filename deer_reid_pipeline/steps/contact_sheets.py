@@ -1,0 +1,46 @@
+"""Contact sheets of crops, small enough to be kept with a run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deer_reid_pipeline.steps.crops import SPEC
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store.media import crop_jobs
+from deer_reid_pipeline.vision.contact_sheet import contact_sheet
+from deer_reid_pipeline.vision.crops import decode_crop
+from deer_reid_pipeline.vision.decode import ImageError
+
+MOST = 24
+
+
+@dataclass(frozen=True)
+class SheetItem:
+    """A detection and the short label under its crop."""
+
+    detection_id: uuid.UUID
+    label: str
+
+
+def draw_sheet(site: Site, items: Sequence[SheetItem]) -> bytes | None:
+    """A PNG of up to 24 evenly chosen crops; None when no crop is there."""
+    step = max(1, len(items) // MOST)
+    chosen = list(items)[::step][:MOST]
+    with site.database.session() as session:
+        files = {
+            job.detection_id: job.crop_file
+            for job in crop_jobs(session, SPEC.id, detections=[i.detection_id for i in chosen])
+        }
+    crops, labels = [], []
+    for item in chosen:
+        name = files.get(item.detection_id)
+        if name is None:
+            continue
+        try:
+            crops.append(decode_crop(site.settings.crops_dir / name))
+        except (ImageError, OSError):
+            continue
+        labels.append(item.label)
+    return contact_sheet(crops, labels) if crops else None

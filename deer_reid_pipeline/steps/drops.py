@@ -1,0 +1,62 @@
+"""Sealing a folder as a drop and reading what it says, before any picture is looked at."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deer_reid_pipeline.ingest.read import read_drop
+from deer_reid_pipeline.ingest.seal import SealedDrop, seal_drop
+from deer_reid_pipeline.progress import report
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store.drops import QuarantineRow, add_drop, get_drop
+from deer_reid_pipeline.store.models import Drop
+
+
+def with_zone(moment: datetime | None) -> datetime | None:
+    """Camera clocks have no zone; their reading is kept as it is, marked UTC."""
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
+    """Seal a folder and store its media rows and quarantine. The same content registers once.
+
+    Args:
+        detector: who finds boxes where the drop has none; part of the drop's key unless it is "auto".
+
+    Raises:
+        DropError: the folder cannot be used as a drop.
+    """
+    tag = "" if detector == "auto" else Path(detector).name
+    sealed = seal_drop(folder, tag=tag, progress=lambda done, total: report("sealing", done, total))
+    with site.database.session() as session:
+        if get_drop(session, sealed.key) is not None:
+            return sealed
+    contents = read_drop(sealed, min_confidence=site.settings.min_confidence)
+    hashes = {file.rel: file.sha256 for file in sealed.files}
+    media = [
+        {
+            "file_path": item.file_path,
+            "sha256": hashes[item.file_path],
+            "ordinal": position,
+            "timestamp": with_zone(item.timestamp),
+            "deployment_id": item.deployment_id,
+            "event_id": item.event_id,
+            "boxes": None if item.boxes is None else [box.to_json() for box in item.boxes],
+        }
+        for position, item in enumerate(contents.media)
+    ]
+    drop = Drop(
+        key=sealed.key,
+        name=sealed.name,
+        root=str(sealed.root),
+        digest=sealed.digest,
+        layout=contents.layout,
+        detector=detector,
+        warnings=list(contents.warnings),
+    )
+    quarantined = [QuarantineRow(entry.file, entry.code, entry.reason) for entry in contents.quarantined]
+    with site.database.session() as session:
+        if get_drop(session, sealed.key) is None:
+            add_drop(session, drop, media, quarantined)
+    return sealed

@@ -1,0 +1,173 @@
+"""Vectors of a folder's detections as a Parquet file: no database, nothing stored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.ingest.read import read_drop
+from deer_reid_pipeline.ingest.records import BoxRecord, MediaRecord
+from deer_reid_pipeline.ingest.seal import seal_drop
+from deer_reid_pipeline.progress import report
+from deer_reid_pipeline.settings import Settings
+from deer_reid_pipeline.steps.crops import SPEC
+from deer_reid_pipeline.steps.detections import detect_boxes
+from deer_reid_pipeline.steps.images import in_batches
+from deer_reid_pipeline.store.drops import QuarantineRow
+from deer_reid_pipeline.vision.catalog import build_recipe
+from deer_reid_pipeline.vision.crops import Pixels, cut_crops, decode_crop
+from deer_reid_pipeline.vision.decode import ImageError, inspect_image
+from deer_reid_pipeline.vision.detectors import Detector, open_detector
+from deer_reid_pipeline.vision.pool import get_embedder
+from deer_reid_pipeline.vision.weights import WeightStore
+
+_VECTOR = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("filePath", pa.string()),
+        ("bboxX", pa.float64()),
+        ("bboxY", pa.float64()),
+        ("bboxWidth", pa.float64()),
+        ("bboxHeight", pa.float64()),
+        ("individualID", pa.string()),
+        ("viewpoint", pa.string()),
+        ("recipe", pa.string()),
+        ("multiscale", _VECTOR),
+        ("efficientnet", _VECTOR),
+        ("baseline", _VECTOR),
+    ]
+)
+
+
+@dataclass
+class EmbedResult:
+    """Rows written, the recipe, and what was quarantined."""
+
+    recipe: str
+    rows: int = 0
+    quarantined: list[QuarantineRow] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def embed_folder(
+    settings: Settings, folder: Path, output: Path, recipe_name: str | None, detector_name: str
+) -> EmbedResult:
+    """Embed every detection of a folder into a Parquet file, batch by batch in bounded memory.
+
+    Raises:
+        DropError: the folder has no usable picture.
+        WeightsError: the recipe lacks its weights.
+        DeerReidError: the file cannot be written.
+    """
+    store = WeightStore(
+        settings.weight_search_dirs,
+        settings.models_dir,
+        offline=settings.offline,
+        allow_random=settings.allow_random_weights,
+    )
+    recipe = build_recipe(recipe_name or settings.recipe, store)
+    sealed = seal_drop(folder, progress=lambda done, total: report("sealing", done, total))
+    contents = read_drop(sealed, min_confidence=settings.min_confidence)
+    result = EmbedResult(recipe.id, warnings=list(contents.warnings))
+    result.quarantined += [QuarantineRow(e.file, e.code, e.reason) for e in contents.quarantined]
+    detector = None
+    if any(media.boxes is None for media in contents.media):
+        detector = open_detector(detector_name, settings.weight_search_dirs)
+    embedder = get_embedder(recipe, store, settings.device)
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(part, SCHEMA) as writer:
+            pending: list[tuple[str, BoxRecord, Pixels]] = []
+            for item in _crops(settings, sealed.root, contents.media, detector, result):
+                pending.append(item)
+                if len(pending) == settings.batch_size:
+                    _write(
+                        writer,
+                        recipe.id,
+                        embedder.embed([pixels for _, _, pixels in pending]).vectors,
+                        pending,
+                    )
+                    result.rows += len(pending)
+                    pending = []
+            if pending:
+                _write(
+                    writer, recipe.id, embedder.embed([pixels for _, _, pixels in pending]).vectors, pending
+                )
+                result.rows += len(pending)
+        part.replace(output)
+    except OSError as error:
+        raise DeerReidError(f"{output} cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return result
+
+
+def _crops(
+    settings: Settings,
+    root: Path,
+    media: Sequence[MediaRecord],
+    detector: Detector | None,
+    result: EmbedResult,
+) -> Iterator[tuple[str, BoxRecord, Pixels]]:
+    """(file, box, crop) of every detection, in the drop's order; crops are those that `process` would store."""
+    done = 0
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for batch in in_batches(media, settings.batch_size):
+            for item, outcome in zip(
+                batch, pool.map(lambda m: _cut(settings, root, m, detector), batch), strict=True
+            ):
+                if isinstance(outcome, QuarantineRow):
+                    result.quarantined.append(outcome)
+                else:
+                    yield from ((item.file_path, box, pixels) for box, pixels in outcome)
+            done += len(batch)
+            report("embedding", done, len(media))
+
+
+def _cut(
+    settings: Settings, root: Path, media: MediaRecord, detector: Detector | None
+) -> list[tuple[BoxRecord, Pixels]] | QuarantineRow:
+    path = root / media.file_path
+    try:
+        inspect_image(path)
+        boxes = list(media.boxes) if media.boxes is not None else []
+        if media.boxes is None and detector is not None:
+            boxes = detect_boxes(detector, path, settings.min_confidence)
+        if not boxes:
+            return []
+        crops = cut_crops(path, [(box.x, box.y, box.width, box.height) for box in boxes], SPEC)
+        return [(box, decode_crop(content)) for box, content in zip(boxes, crops, strict=True)]
+    except ImageError as error:
+        return QuarantineRow(media.file_path, error.code, str(error))
+    except OSError as error:
+        return QuarantineRow(media.file_path, "unreadable", f"cannot be read: {error.strerror or error}")
+
+
+def _write(
+    writer: pq.ParquetWriter, recipe_id: str, vectors: dict, pending: Sequence[tuple[str, BoxRecord, Pixels]]
+) -> None:  # type: ignore[type-arg]
+    boxes = [box for _, box, _ in pending]
+    writer.write_table(
+        pa.table(
+            {
+                "filePath": [name for name, _, _ in pending],
+                "bboxX": [box.x for box in boxes],
+                "bboxY": [box.y for box in boxes],
+                "bboxWidth": [box.width for box in boxes],
+                "bboxHeight": [box.height for box in boxes],
+                "individualID": [box.individual_id for box in boxes],
+                "viewpoint": [box.viewpoint for box in boxes],
+                "recipe": [recipe_id] * len(boxes),
+                **{branch: list(vectors[branch]) for branch in ("multiscale", "efficientnet", "baseline")},
+            },
+            schema=SCHEMA,
+        )
+    )

@@ -1,0 +1,154 @@
+"""One installation: its settings, database, weight store and live release, opened together."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deer_reid_pipeline.errors import SettingsError
+from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy
+from deer_reid_pipeline.settings import Settings
+from deer_reid_pipeline.steps.policies import first_policy
+from deer_reid_pipeline.store.database import Database, connect
+from deer_reid_pipeline.store.recipes import (
+    add_first_release,
+    live_release,
+    recipe_spec,
+    register_recipe,
+)
+
+if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.embedder import Embedder
+    from deer_reid_pipeline.vision.recipe import Recipe
+    from deer_reid_pipeline.vision.weights import WeightStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """What decides identities in one run, fixed when the run starts.
+
+    Attributes:
+        release_id: the live release, or None for a recipe with random weights, which cannot be released.
+        overrides: settings that changed the release's policy, in words.
+    """
+
+    recipe: Recipe
+    policy: MatchPolicy
+    release_id: int | None
+    overrides: tuple[str, ...]
+
+    def describe(self) -> str:
+        """The line that the log shows at the start of a run."""
+        name = (
+            "Enhanced Re-ID enabled"
+            if self.policy.matcher != "v1_resnet50"
+            else "Enhanced Re-ID disabled (v1)"
+        )
+        weights = " + ".join(f"{weight:g}*{branch}" for branch, weight in self.policy.weights.items())
+        release = (
+            f"release {self.release_id}"
+            if self.release_id
+            else "no release (random weights, for trials only)"
+        )
+        changed = f"; overridden by {', '.join(self.overrides)}" if self.overrides else ""
+        return (
+            f"{name}: recipe {self.recipe.id}, {release}, {weights}, matched from {self.policy.threshold:g}, "
+            f"new below {self.policy.new_below:g}, per {self.policy.unit}{changed}"
+        )
+
+
+@dataclass
+class Site:
+    """An open installation. `connect_site` makes one."""
+
+    settings: Settings
+    database: Database
+
+    @property
+    def weights(self) -> WeightStore:
+        from deer_reid_pipeline.vision.weights import WeightStore
+
+        return WeightStore(
+            self.settings.weight_search_dirs,
+            self.settings.models_dir,
+            offline=self.settings.offline,
+            allow_random=self.settings.allow_random_weights,
+        )
+
+    def build_recipe(self, name: str) -> Recipe:
+        """Make one of the built-in recipes and register it in the database.
+
+        Raises:
+            WeightsError: its weights are neither here nor to be fetched.
+        """
+        from deer_reid_pipeline.vision.catalog import build_recipe
+
+        recipe = build_recipe(name, self.weights)
+        with self.database.session() as session:
+            register_recipe(session, recipe.id, recipe.name, recipe.to_json(), recipe.random_weights)
+        return recipe
+
+    def stored_recipe(self, recipe_id: str) -> Recipe:
+        """A recipe of the database by its id."""
+        from deer_reid_pipeline.vision.recipe import Recipe
+
+        with self.database.session() as session:
+            return Recipe.from_json(recipe_spec(session, recipe_id))
+
+    def matcher(self) -> Matcher:
+        """What matching uses now; makes the first release of a new home.
+
+        Raises:
+            SettingsError: DEER_REID_RECIPE asks for another recipe than the live release has.
+            WeightsError: a new home's recipe lacks its weights.
+        """
+        with self.database.session() as session:
+            release = live_release(session)
+            found = None if release is None else (release.id, release.recipe_id, dict(release.policy))
+        if found is None:
+            recipe = self.build_recipe(self.settings.recipe)
+            policy = first_policy(recipe.name)
+            if recipe.random_weights:
+                return self._overridden(recipe, policy, None)
+            with self.database.session() as session:
+                made = add_first_release(session, recipe.id, policy, "first release of this home")
+                found = (made.id, made.recipe_id, dict(made.policy))
+        release_id, recipe_id, stored_policy = found
+        recipe = self.stored_recipe(recipe_id)
+        if "recipe" in self.settings.model_fields_set and self.settings.recipe != recipe.name:
+            raise SettingsError(
+                f"DEER_REID_RECIPE={self.settings.recipe} but the live release {release_id} of this home uses "
+                f"{recipe_id}, and vectors of two recipes are never compared: unset DEER_REID_RECIPE, or set "
+                "DEER_REID_HOME to a new folder"
+            )
+        return self._overridden(recipe, MatchPolicy.model_validate(stored_policy), release_id)
+
+    def _overridden(self, recipe: Recipe, policy: MatchPolicy, release_id: int | None) -> Matcher:
+        overrides = []
+        if not self.settings.use_enhanced_reid:
+            policy = V1_POLICY
+            overrides.append("USE_ENHANCED_REID=false")
+        if self.settings.reid_threshold is not None:
+            policy = policy.with_threshold(self.settings.reid_threshold)
+            overrides.append(f"REID_THRESHOLD={self.settings.reid_threshold:g}")
+        return Matcher(recipe, policy, release_id, tuple(overrides))
+
+    def embedder(self, recipe: Recipe) -> Embedder:
+        """The loaded model of a recipe; one a process, however many ask."""
+        from deer_reid_pipeline.vision.pool import get_embedder
+
+        return get_embedder(recipe, self.weights, self.settings.device)
+
+
+def connect_site(settings: Settings) -> Site:
+    """Open the installation that the settings describe.
+
+    Raises:
+        DatabaseError: the database cannot be reached or is not at this version's migration.
+    """
+    database = connect(settings)
+    database.check_revision()
+    return Site(settings, database)

@@ -1,0 +1,141 @@
+"""What came of a drop, in numbers and names."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deer_reid_pipeline.errors import DropError
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store.decisions import results_of_drop
+from deer_reid_pipeline.store.drops import (
+    DropCounts,
+    QuarantineRow,
+    complete_drop,
+    count_individuals,
+    drop_counts,
+    drop_media_count,
+    get_drop,
+    quarantine_of,
+)
+from deer_reid_pipeline.store.profiles import stale_profiles
+from deer_reid_pipeline.store.recipes import live_release
+
+
+@dataclass(frozen=True)
+class DropDescription:
+    """A drop as it was sealed, and what was quarantined of it so far."""
+
+    key: str
+    root: str
+    digest: str
+    layout: str
+    pictures: int
+    warnings: tuple[str, ...]
+    quarantined: tuple[QuarantineRow, ...]
+    completed: bool
+
+    def quarantine_table(self, most: int = 50) -> str:
+        """A Markdown table of the first quarantined files."""
+        if not self.quarantined:
+            return "nothing"
+        lines = ["| file | reason |", "|---|---|"]
+        lines += [f"| {_cell(row.file)} | {_cell(row.reason)} |" for row in self.quarantined[:most]]
+        if len(self.quarantined) > most:
+            lines.append(f"| and {len(self.quarantined) - most} more | |")
+        return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Names come from outside: neither Markdown nor HTML of theirs may reach the page."""
+    plain = text.encode("ascii", "backslashreplace").decode()
+    for character, safe in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "&#124;"),
+        ("`", "&#96;"),
+        ("[", "&#91;"),
+    ):
+        plain = plain.replace(character, safe)
+    return plain
+
+
+def describe_drop(site: Site, key: str) -> DropDescription:
+    """Read a drop back.
+
+    Raises:
+        DropError: no drop of this key was registered.
+    """
+    with site.database.session() as session:
+        drop = get_drop(session, key)
+        if drop is None:
+            raise DropError(f"drop {key} is not registered in this database: run `deer-reid process FOLDER`")
+        return DropDescription(
+            key=drop.key,
+            root=drop.root,
+            digest=drop.digest,
+            layout=drop.layout,
+            pictures=drop_media_count(session, key),
+            warnings=tuple(drop.warnings or ()),
+            quarantined=tuple(quarantine_of(session, key)),
+            completed=drop.completed_at is not None,
+        )
+
+
+@dataclass(frozen=True)
+class DropSummary:
+    """The numbers that `process` prints."""
+
+    images: int
+    detections: int
+    encounters: int
+    matched: int
+    new: int
+    uncertain: int
+    by_person: int
+    individuals: int
+
+
+def summarize(site: Site, key: str) -> DropSummary:
+    """Count what a drop amounts to now."""
+    with site.database.session() as session:
+        counts: DropCounts = drop_counts(session, key)
+        individuals = count_individuals(session)
+    numbers = asdict(counts)
+    del numbers["crops"]
+    return DropSummary(**numbers, individuals=individuals)
+
+
+def finish_drop(site: Site, key: str) -> DropSummary:
+    """Mark a drop as processed and return its numbers."""
+    summary = summarize(site, key)
+    with site.database.session() as session:
+        complete_drop(session, key, asdict(summary))
+    return summary
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A detection of a drop and who it was decided to be."""
+
+    detection_id: uuid.UUID
+    individual: str | None
+    row: dict[str, Any]
+
+
+def seen_in_drop(site: Site, key: str) -> list[Seen]:
+    """Every standing detection of a drop with the latest decision about it, in the drop's order."""
+    with site.database.session() as session:
+        return [Seen(row["detection_id"], row["individualID"], row) for row in results_of_drop(session, key)]
+
+
+def is_finished(site: Site, key: str) -> bool:
+    """Whether a drop was decided and every profile followed, so that processing it again would change nothing."""
+    with site.database.session() as session:
+        drop = get_drop(session, key)
+        release = live_release(session)
+        if drop is None or drop.completed_at is None or release is None:
+            return False
+        return not stale_profiles(session, release.recipe_id)

@@ -1,0 +1,208 @@
+"""Profiles: exemplars and mean directions of individuals, and the owner's vector columns."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import case, delete, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from deer_reid_pipeline.reid.similarity import BASELINE, EFFICIENTNET, MULTISCALE, FloatArray
+from deer_reid_pipeline.store.models import Deer, Detection, Embedding, Profile, ProfileExemplar
+
+
+@dataclass(frozen=True)
+class Member:
+    """A detection of an individual."""
+
+    detection_id: uuid.UUID
+    viewpoint: str | None
+    by_person: bool
+
+
+def individuals_with_sightings(session: Session) -> list[tuple[uuid.UUID, str]]:
+    """(id, name) of every individual that has a standing detection, by name and id."""
+    rows = session.execute(
+        select(Deer.id, Deer.name)
+        .where(
+            Deer.id.in_(
+                select(Detection.deer_id).where(Detection.deer_id.is_not(None), ~Detection.superseded)
+            )
+        )
+        .order_by(Deer.name, Deer.id)
+    )
+    return [(key, name or str(key)[:8]) for key, name in rows]
+
+
+def members(session: Session, deer: uuid.UUID) -> list[Member]:
+    """Standing detections of an individual, by id. Duplicate pictures were stored once already."""
+    rows = session.execute(
+        select(Detection.id, Detection.viewpoint, Detection.classification_method)
+        .where(Detection.deer_id == deer, ~Detection.superseded)
+        .order_by(Detection.id)
+    )
+    return [Member(key, viewpoint, method == "human") for key, viewpoint, method in rows]
+
+
+def digest_of(items: Sequence[Member]) -> str:
+    """sha256 over what a profile is made of; equal digests mean that it need not be made again."""
+    text = "\n".join(f"{m.detection_id} {m.viewpoint} {m.by_person}" for m in items)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def profile_digests(session: Session, recipe_id: str) -> dict[uuid.UUID, str]:
+    """Digest of every profile under a recipe."""
+    rows = session.execute(
+        select(Profile.deer_id, Profile.digest).where(Profile.recipe_id == recipe_id).distinct()
+    )
+    return {key: digest for key, digest in rows}
+
+
+def put_profile(
+    session: Session,
+    deer: uuid.UUID,
+    recipe_id: str,
+    digest: str,
+    count: int,
+    means: Mapping[str, FloatArray],
+    exemplars: Sequence[tuple[Member, Mapping[str, FloatArray]]],
+) -> None:
+    """Replace an individual's profile and exemplars under one recipe; those of other recipes stay.
+
+    Args:
+        means: branch -> unit vector (512,).
+        exemplars: a member and its vector by branch.
+    """
+    statement = insert(Profile)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[Profile.deer_id, Profile.recipe_id, Profile.branch],
+            set_={
+                "vector": statement.excluded.vector,
+                "detections": statement.excluded.detections,
+                "digest": statement.excluded.digest,
+                "updated_at": func.now(),
+            },
+        ),
+        [
+            {
+                "deer_id": deer,
+                "recipe_id": recipe_id,
+                "branch": branch,
+                "vector": vector,
+                "detections": count,
+                "digest": digest,
+            }
+            for branch, vector in means.items()
+        ],
+    )
+    session.execute(
+        delete(ProfileExemplar).where(ProfileExemplar.deer_id == deer, ProfileExemplar.recipe_id == recipe_id)
+    )
+    rows = [
+        {
+            "deer_id": deer,
+            "recipe_id": recipe_id,
+            "branch": branch,
+            "detection_id": member.detection_id,
+            "viewpoint": member.viewpoint,
+            "vector": vector,
+        }
+        for member, vectors in exemplars
+        for branch, vector in vectors.items()
+    ]
+    if rows:
+        session.execute(insert(ProfileExemplar), rows)
+
+
+def show_live(session: Session, deer: uuid.UUID, recipe_id: str, means: Mapping[str, FloatArray]) -> None:
+    """Show the live release's vectors in the owner's columns.
+
+    A v1 vector from before the enhancement (no recipe) is never overwritten: it is what a rollback returns to.
+    """
+    old_v1 = Deer.feature_vector.is_not(None) & Deer.vector_recipe_id.is_(None)
+    session.execute(
+        update(Deer)
+        .where(Deer.id == deer)
+        .values(
+            feature_vector=case((old_v1, Deer.feature_vector), else_=literal(means[BASELINE], Deer.feature_vector.type)),
+            feature_vector_multiscale=means[MULTISCALE],
+            feature_vector_efficientnet=means[EFFICIENTNET],
+            embedding_version="v3_ensemble",
+            vector_recipe_id=case((old_v1, Deer.vector_recipe_id), else_=recipe_id),
+        )
+    )
+
+
+def remove_empty_profiles(session: Session) -> int:
+    """Delete profiles of individuals that no standing detection belongs to any more."""
+    alive = select(Detection.deer_id).where(Detection.deer_id.is_not(None), ~Detection.superseded)
+    session.execute(delete(ProfileExemplar).where(ProfileExemplar.deer_id.not_in(alive)))
+    result = session.execute(delete(Profile).where(Profile.deer_id.not_in(alive)))
+    return int(getattr(result, "rowcount", 0))
+
+
+def profile_table(session: Session, recipe_id: str) -> list[dict[str, Any]]:
+    """One row an individual: name, sex, sightings, exemplars left, right and other under a recipe."""
+    views = (
+        select(
+            ProfileExemplar.deer_id,
+            func.count().filter(ProfileExemplar.viewpoint == "left").label("left"),
+            func.count().filter(ProfileExemplar.viewpoint == "right").label("right"),
+            func.count().label("all"),
+        )
+        .where(ProfileExemplar.recipe_id == recipe_id, ProfileExemplar.branch == MULTISCALE)
+        .group_by(ProfileExemplar.deer_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Deer.name, Deer.sex, Deer.sighting_count, views.c.left, views.c.right, views.c.all)
+        .join(views, views.c.deer_id == Deer.id)
+        .order_by(Deer.name, Deer.id)
+    )
+    return [
+        {
+            "individualID": name,
+            "sex": sex,
+            "sightings": sightings,
+            "left": left,
+            "right": right,
+            "other": every - left - right,
+        }
+        for name, sex, sightings, left, right, every in rows
+    ]
+
+
+def stale_profiles(session: Session, recipe_id: str) -> int:
+    """Individuals with embedded sightings whose profile under the recipe is missing or covers another number."""
+    now = (
+        select(Detection.deer_id, func.count().label("count"))
+        .join(
+            Embedding,
+            (Embedding.detection_id == Detection.id)
+            & (Embedding.recipe_id == recipe_id)
+            & (Embedding.branch == MULTISCALE),
+        )
+        .where(Detection.deer_id.is_not(None), ~Detection.superseded)
+        .group_by(Detection.deer_id)
+        .subquery()
+    )
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(now)
+            .outerjoin(
+                Profile,
+                (Profile.deer_id == now.c.deer_id)
+                & (Profile.recipe_id == recipe_id)
+                & (Profile.branch == MULTISCALE),
+            )
+            .where(Profile.detections.is_distinct_from(now.c.count))
+        )
+        or 0
+    )

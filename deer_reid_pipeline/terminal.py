@@ -1,0 +1,138 @@
+"""What a person sees in the terminal: lines, a progress bar, the table of who was seen. ASCII only.
+
+With `--json` everything here goes to standard error, so that standard output holds the object alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+from rich.box import ASCII2
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from deer_reid_pipeline.progress import listening
+from deer_reid_pipeline.steps.site import Matcher
+from deer_reid_pipeline.steps.summary import DropSummary, Seen
+from deer_reid_pipeline.store.drops import QuarantineRow
+
+MOST_LINES = 20
+
+
+def plain(text: str) -> str:
+    """ASCII only: other characters as backslash escapes, so that any terminal and log shows them."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+class Console:
+    """Prints for a person; everything is ASCII."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.rich = RichConsole(stderr=as_json, highlight=False, markup=False, emoji=False, safe_box=True)
+
+    def say(self, line: str) -> None:
+        """One line."""
+        self.rich.print(plain(line), soft_wrap=True)
+
+    def warnings(self, warnings: Sequence[str], quarantined: Sequence[QuarantineRow]) -> None:
+        """What a person should know of a drop: warnings, then what was quarantined and why."""
+        for line in warnings[:MOST_LINES]:
+            self.say(f"Warning: {line}")
+        if len(warnings) > MOST_LINES:
+            self.say(f"... and {len(warnings) - MOST_LINES} more warnings")
+        if quarantined:
+            self.say(f"Warning: {len(quarantined)} files or rows were quarantined:")
+            for row in quarantined[:MOST_LINES]:
+                self.say(f"  {row.file}: {row.reason}")
+            if len(quarantined) > MOST_LINES:
+                self.say(f"  ... and {len(quarantined) - MOST_LINES} more (in the database and the UI)")
+
+    def finding(self, ok: bool | None, what: str, detail: str) -> None:
+        """One line of the doctor: ok, note or FAIL."""
+        self.say(f"{ {True: 'ok  ', None: 'note', False: 'FAIL'}[ok] }  {what}: {detail}")
+
+    def who_was_seen(
+        self, seen: Sequence[Seen], summary: DropSummary, matcher: Matcher, drop: str, seconds: float
+    ) -> None:
+        """The table that `process` ends with: one row an individual, then the totals."""
+        table = Table(title=f"Who was seen in {plain(drop)}", box=ASCII2, title_justify="left")
+        for heading in ("individual", "sex", "identified by", "encounters", "pictures", "similarity"):
+            table.add_column(
+                heading, justify="left" if heading in ("individual", "sex", "identified by") else "right"
+            )
+        groups: dict[str, list[Seen]] = defaultdict(list)
+        for item in seen:
+            groups[item.individual or ""].append(item)
+        for name in sorted(groups, key=lambda key: (key == "", key)):
+            items = groups[name]
+            methods = {item.row["method"] for item in items}
+            scores = [item.row["similarity"] for item in items if item.row["similarity"] is not None]
+            table.add_row(
+                plain(name) if name else "(uncertain: to be reviewed)",
+                str(items[0].row["sex"] or ""),
+                _by(methods, {item.row["decision"] for item in items}) if name else "nobody yet",
+                str(len({item.row["encounter"] for item in items})),
+                str(len(items)),
+                f"{min(scores):.2f} to {max(scores):.2f}" if scores else "-",
+            )
+        self.rich.print(table)
+        self.say(
+            f"{summary.images} pictures, {summary.detections} detections, {summary.encounters} encounters: "
+            f"{summary.matched} matched, {summary.new} new individuals, {summary.uncertain} uncertain "
+            f"({summary.by_person} identified by a person). {summary.individuals} individuals are known. "
+            f"{seconds:.1f} s."
+        )
+        if matcher.release_id is not None and summary.encounters > summary.by_person:
+            self.say(
+                "Thresholds were not yet calibrated on your own animals: similarities rank candidates, they are "
+                "not probabilities."
+            )
+
+
+def _by(methods: set[str | None], decisions: set[str | None]) -> str:
+    if methods == {"human"}:
+        return "a person"
+    machine = "opened as new" if decisions == {"new_individual"} else "matched"
+    return machine if methods == {"machine"} else f"a person, {machine}"
+
+
+class Progress:
+    """A bar per step, fed by `deer_reid_pipeline.progress`; on a pipe nothing is drawn."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.description:<11}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console.rich,
+            transient=True,
+            disable=not console.rich.is_terminal,
+        )
+        self._tasks: dict[str, int] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Progress:
+        self._stack.enter_context(self._bar)
+        self._stack.enter_context(listening(self._update))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        self._stack.close()
+
+    def _update(self, step: str, done: int, total: int) -> None:
+        if step not in self._tasks:
+            self._tasks[step] = self._bar.add_task(step, total=total)
+        self._bar.update(self._tasks[step], completed=done, total=total)  # type: ignore[arg-type]

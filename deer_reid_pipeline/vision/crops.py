@@ -1,0 +1,181 @@
+"""Cut animals out of pictures, and lay crops out for a network. Geometry only: no torch.
+
+The JPEG that `encode_crop` makes is the canonical input of every recipe: what is embedded today, tomorrow and
+by an analyst who opens the file is the same pixels. A crop depends on its picture, its box and the
+`CropSpec`, never on the other boxes in the picture.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deer_reid_pipeline.vision.decode import ImageError, Pixels, decode_image, image_size
+
+Box = tuple[float, float, float, float]
+"""x, y, width, height as shares (0 to 1) of the upright picture; x and y are the top left corner."""
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """How crops are cut: `margin` is a share of the box added on each side, `max_side` pixels, `quality`
+    JPEG."""
+
+    margin: float = 0.05
+    max_side: int = 512
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin <= 1 or self.max_side < 1 or not 1 <= self.quality <= 100:
+            raise ValueError(f"impossible crop specification: {self}")
+
+    @property
+    def id(self) -> str:
+        """Like 'm05-s512-q95'; stored beside every crop."""
+        margin = f"{self.margin * 100:05.2f}".rstrip("0").rstrip(".").replace(".", "_")
+        return f"m{margin}-s{self.max_side}-q{self.quality}"
+
+
+def pixel_window(width: int, height: int, box: Sequence[float], margin: float) -> tuple[int, int, int, int]:
+    """The pixels (left, top, right, bottom; right and bottom exclusive) of a box with its margin, inside the
+    picture.
+
+    Raises:
+        ValueError: the box is not finite, has no area, or lies outside the picture.
+    """
+    x, y, w, h = (float(value) for value in box)
+    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
+        raise ValueError(f"box {tuple(box)} has no area")
+    if x >= 1 or y >= 1 or x + w <= 0 or y + h <= 0:
+        raise ValueError(f"box {tuple(box)} lies outside the picture")
+    left, right = _span(x - margin * w, x + w + margin * w, width)
+    top, bottom = _span(y - margin * h, y + h + margin * h, height)
+    return left, top, right, bottom
+
+
+def cut_crop(pixels: Pixels, box: Sequence[float], spec: CropSpec = CropSpec()) -> Pixels:
+    """Cut one box (normalised x, y, width, height) out of uint8 [h, w, 3]; long side at most `spec.max_side`.
+
+    Raises:
+        ValueError: the box has no area or lies outside the picture.
+    """
+    left, top, right, bottom = pixel_window(pixels.shape[1], pixels.shape[0], box, spec.margin)
+    return _shrink(pixels[top:bottom, left:right], spec.max_side)
+
+
+def cut_crops(path: str | Path, boxes: Sequence[Sequence[float]], spec: CropSpec = CropSpec()) -> list[bytes]:
+    """Cut boxes out of a picture file and encode each as JPEG, in the order of `boxes`.
+
+    The picture is decoded once per scale that is needed (usually one): the smallest at which libjpeg still
+    gives a crop all the pixels that it keeps.
+
+    Raises:
+        ImageError: the picture cannot be decoded.
+        ValueError: a box has no area or lies outside the picture.
+    """
+    width, height = image_size(path)
+    decoded: dict[int, Pixels] = {}
+    encoded = []
+    for box in boxes:
+        left, top, right, bottom = pixel_window(width, height, box, spec.margin)
+        divisor = _divisor(max(right - left, bottom - top), spec.max_side)
+        if divisor not in decoded:
+            decoded[divisor] = decode_image(path, min_long_side=max(width, height) // divisor)
+        encoded.append(encode_crop(cut_crop(decoded[divisor], box, spec), spec))
+    return encoded
+
+
+def encode_crop(pixels: Pixels, spec: CropSpec = CropSpec()) -> bytes:
+    """JPEG of uint8 [h, w, 3], colour at full resolution (4:4:4)."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=spec.quality, subsampling=0)
+    return stream.getvalue()
+
+
+def decode_crop(source: bytes | str | Path) -> Pixels:
+    """uint8 [h, w, 3] of a stored crop.
+
+    Raises:
+        ImageError: the bytes or the file are not a whole JPEG.
+    """
+    if not isinstance(source, bytes):
+        return decode_image(source)
+    try:
+        with Image.open(io.BytesIO(source), formats=["JPEG"]) as image:
+            return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    except OSError as error:
+        raise ImageError(
+            "unreadable", f"stored crop of {len(source)} bytes is not a whole JPEG: {error}"
+        ) from error
+
+
+def inner_part(pixels: Pixels, share: float) -> Pixels:
+    """The centre `share` (0 to 1] of each side of uint8 [h, w, 3]: less background at the edges."""
+    height, width = pixels.shape[:2]
+    inner_height, inner_width = max(1, round(height * share)), max(1, round(width * share))
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    return pixels[top : top + inner_height, left : left + inner_width]
+
+
+def letterbox(
+    pixels: Pixels,
+    width: int,
+    height: int,
+    fill: tuple[int, int, int] = (128, 128, 128),
+    anchor: str = "centre",
+) -> Pixels:
+    """Fit uint8 [h, w, 3] into uint8 [height, width, 3] without distortion; the rest is `fill`.
+
+    `anchor` is 'centre' or 'top_left'.
+    """
+    inner_width, inner_height = fitted_size(pixels.shape[1], pixels.shape[0], width, height)
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = np.asarray(fill, np.uint8)
+    top, left = ((height - inner_height) // 2, (width - inner_width) // 2) if anchor == "centre" else (0, 0)
+    canvas[top : top + inner_height, left : left + inner_width] = squash(pixels, inner_width, inner_height)
+    return canvas
+
+
+def fitted_size(width: int, height: int, into_width: int, into_height: int) -> tuple[int, int]:
+    """The largest size (at least 1 x 1) of the same aspect inside `into_width` x `into_height`."""
+    scale = min(into_width / width, into_height / height)
+    return (
+        min(into_width, max(1, round(width * scale))),
+        min(into_height, max(1, round(height * scale))),
+    )
+
+
+def squash(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Resize uint8 [h, w, 3] to [height, width, 3], aspect not kept; bilinear, antialiased when it
+    shrinks."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _span(low: float, high: float, size: int) -> tuple[int, int]:
+    """Whole pixels that cover [low, high] (shares) of `size`, at least one."""
+    start = min(size - 1, max(0, math.floor(low * size + 1e-6)))
+    end = max(start + 1, min(size, math.ceil(high * size - 1e-6)))
+    return start, end
+
+
+def _shrink(pixels: Pixels, max_side: int) -> Pixels:
+    height, width = pixels.shape[:2]
+    if max(height, width) <= max_side:
+        return np.ascontiguousarray(pixels)
+    size = fitted_size(width, height, max_side, max_side)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.LANCZOS))
+
+
+def _divisor(crop_side: int, max_side: int) -> int:
+    """The strongest JPEG reduction (1, 2, 4, 8) that leaves a crop of `crop_side` pixels at least
+    `max_side`."""
+    return next((d for d in (8, 4, 2) if crop_side // d > max_side), 1)
