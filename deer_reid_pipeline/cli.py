@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -32,9 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object as the last line and nothing else.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line and nothing else.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of every step.")]
 DetectorOption = Annotated[
     str | None,
@@ -47,7 +45,7 @@ DetectorOption = Annotated[
 ]
 
 
-class RecipeName(str, Enum):
+class RecipeName(StrEnum):
     """The built-in recipes."""
 
     original = "original"
@@ -64,9 +62,7 @@ def _emit(as_json: bool, value: dict[str, Any]) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
@@ -226,13 +222,9 @@ def reembed(
     chosen = site.build_recipe(recipe.value) if recipe else site.matcher().recipe
     options = {"recipe": recipe.value if recipe else "", "restart": not resume, "backlog": True}
     with Progress(console):
-        outcome = run_job(
-            "reembedding_job", config={"ops": {"deer_profiles": {"config": options}}}, verbose=verbose
-        )
+        outcome = run_job("reembedding_job", config={"ops": {"deer_profiles": {"config": options}}}, verbose=verbose)
     if not outcome.success:
-        raise DeerReidError(
-            f"re-embedding was not finished: {outcome.error}. Nothing is lost: run the command again"
-        )
+        raise DeerReidError(f"re-embedding was not finished: {outcome.error}. Nothing is lost: run the command again")
     counts = vector_counts(site, chosen.id)
     profiles = check_profiles(site)
     seconds = time.perf_counter() - started
@@ -256,7 +248,9 @@ def reembed(
 def embed(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures, in any of the drop layouts.")],
     output: Annotated[Path, typer.Option(help="Parquet file to write: one row a detection.")],
-    recipe: Annotated[RecipeName | None, typer.Option(help="Recipe; default: DEER_REID_RECIPE.")] = None,
+    recipe: Annotated[
+        RecipeName | None, typer.Option(help="Recipe; default: the live one of this home, else DEER_REID_RECIPE.")
+    ] = None,
     detector: DetectorOption = None,
     as_json: Json = False,
 ) -> None:
@@ -268,9 +262,7 @@ def embed(
     console = Console(as_json)
     settings = load_settings()
     with Progress(console):
-        result = embed_folder(
-            settings, folder, output, recipe.value if recipe else None, detector or settings.detector
-        )
+        result = embed_folder(settings, folder, output, recipe.value if recipe else None, detector or settings.detector)
     console.warnings(result.warnings, result.quarantined)
     console.say(f"{result.rows} detections under {result.recipe} written to {output}.")
     _emit(
@@ -314,9 +306,7 @@ def doctor(as_json: Json = False) -> None:
     findings = examine()
     for finding in findings:
         console.finding(finding.ok, finding.what, finding.detail)
-    _emit(
-        as_json, {"ok": all(f.ok is not False for f in findings), "findings": [f.as_dict() for f in findings]}
-    )
+    _emit(as_json, {"ok": all(f.ok is not False for f in findings), "findings": [f.as_dict() for f in findings]})
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
 
@@ -325,9 +315,7 @@ def doctor(as_json: Json = False) -> None:
 def sample(
     folder: Annotated[Path, typer.Argument(help="Folder to draw into; new, empty, or an earlier sample.")],
     individuals: Annotated[int, typer.Option(min=1, help="Number of deer.")] = 8,
-    encounters: Annotated[
-        int, typer.Option(min=1, help="Number of encounters, of 2 or 3 pictures each.")
-    ] = 40,
+    encounters: Annotated[int, typer.Option(min=1, help="Number of encounters, of 2 or 3 pictures each.")] = 40,
     seed: Annotated[int, typer.Option(help="The same seed draws the same herd.")] = 0,
     known_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the encounters that carry identities.")

@@ -33,9 +33,7 @@ def examine() -> list[Finding]:
     """
     settings = load_settings()
     findings = [
-        Finding(
-            "deer-reid", True, f"{__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"
-        ),
+        Finding("deer-reid", True, f"{__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"),
         _disk(settings),
         _database(settings),
         *_weights(settings),
@@ -43,13 +41,9 @@ def examine() -> list[Finding]:
         _detector(settings),
     ]
     if not settings.use_enhanced_reid:
-        findings.append(
-            Finding("USE_ENHANCED_REID", None, "false: matching uses the v1 column deer.feature_vector")
-        )
+        findings.append(Finding("USE_ENHANCED_REID", None, "false: matching uses the v1 column deer.feature_vector"))
     if settings.reid_threshold is not None:
-        findings.append(
-            Finding("REID_THRESHOLD", None, f"{settings.reid_threshold:g} overrides the release's")
-        )
+        findings.append(Finding("REID_THRESHOLD", None, f"{settings.reid_threshold:g} overrides the release's"))
     return findings
 
 

@@ -62,9 +62,7 @@ class Console:
         """The table that `process` ends with: one row an individual, then the totals."""
         table = Table(title=f"Who was seen in {plain(drop)}", box=ASCII2, title_justify="left")
         for heading in ("individual", "sex", "identified by", "encounters", "pictures", "similarity"):
-            table.add_column(
-                heading, justify="left" if heading in ("individual", "sex", "identified by") else "right"
-            )
+            table.add_column(heading, justify="left" if heading in ("individual", "sex", "identified by") else "right")
         groups: dict[str, list[Seen]] = defaultdict(list)
         for item in seen:
             groups[item.individual or ""].append(item)

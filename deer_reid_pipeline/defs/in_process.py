@@ -101,9 +101,7 @@ def close_dead_runs(instance: dg.DagsterInstance) -> int:
     for run in instance.get_runs(running):
         identity = run.tags.get(WORKER_TAG)
         if identity is not None and _is_dead(identity):
-            instance.report_run_failed(
-                run, "The process of this run was killed. Running again goes on where it was."
-            )
+            instance.report_run_failed(run, "The process of this run was killed. Running again goes on where it was.")
             closed += 1
     return closed
 
@@ -140,6 +138,4 @@ def check_home_is_writable(home: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise DeerReidError(
-            f"the home {home} cannot be written to: {error.strerror}; set DEER_REID_HOME"
-        ) from error
+        raise DeerReidError(f"the home {home} cannot be written to: {error.strerror}; set DEER_REID_HOME") from error

@@ -47,9 +47,7 @@ class RowReader:
         by_machine = (given(cells.get("classificationMethod")) or "human").lower() != "human"
         confidence = self._confidence(cells.get("classificationProbability"))
         if by_machine and confidence < self.min_confidence:
-            self.ledger.tally(
-                f"machine observation with a probability under {self.min_confidence:g}, left out"
-            )
+            self.ledger.tally(f"machine observation with a probability under {self.min_confidence:g}, left out")
             return None
         facts = animal(cells.get("sex"), cells.get("lifeStage"), cells.get("classification"))
         for word in facts.not_understood:
@@ -84,9 +82,7 @@ class RowReader:
             cell = next((tag.partition(":")[2] for tag in tags if tag.lower().startswith("viewpoint:")), None)
         side, understood = viewpoint(cell)
         if not understood:
-            self.ledger.tally(
-                "viewpoint that is not left, right, front or back, taken as unknown", cell or ""
-            )
+            self.ledger.tally("viewpoint that is not left, right, front or back, taken as unknown", cell or "")
         return side
 
     def _confidence(self, cell: str | None) -> float:

@@ -86,9 +86,7 @@ def open_package(descriptor: Path) -> CamtrapPackage:
                 {**_LOCAL_DESCRIPTOR, "resources": [{"name": name, "path": path} for name, path in found]},
                 basepath=os.fspath(root),
             )
-            paths = {
-                resource.name: resource.path for resource in package.resources if resource.path is not None
-            }
+            paths = {resource.name: resource.path for resource in package.resources if resource.path is not None}
     except FrictionlessException as error:
         notes = "; ".join(str(reason.note) for reason in error.reasons) or str(error.error.note)
         raise UnusableManifest(f"it is not a usable data package: {printable(notes, 200)}") from error
@@ -144,9 +142,7 @@ def _open_table(root: Path, name: str, path: str) -> CsvTable:
     return table
 
 
-def read_table(
-    package: CamtrapPackage, name: str, ledger: Ledger, on_bad: BadRow
-) -> Iterator[tuple[int, Row]]:
+def read_table(package: CamtrapPackage, name: str, ledger: Ledger, on_bad: BadRow) -> Iterator[tuple[int, Row]]:
     """Line number and cells (None where empty) of every row that fits the standard, streamed.
 
     Rows that do not are told to `on_bad`: bad_row, bad_box or bad_value.
@@ -166,9 +162,7 @@ def read_table(
 
     schema = Schema.from_descriptor(
         {
-            "fields": [
-                {"name": column, **_FIELDS[name].get(column, {"type": "string"})} for column in columns
-            ],
+            "fields": [{"name": column, **_FIELDS[name].get(column, {"type": "string"})} for column in columns],
             "missingValues": ["", "NA", "N/A", "null"],
         }
     )

@@ -103,9 +103,7 @@ class Events:
             elif len(claim.boxes) == 1 and not claim.individuals:
                 claims.name_only_box(claim.rel, box)
             elif len(claim.boxes) > 1:
-                self._ledger.tally(
-                    "picture with several boxes, its event's individualID not given to any", claim.rel
-                )
+                self._ledger.tally("picture with several boxes, its event's individualID not given to any", claim.rel)
 
     def _assign(self, claims: Iterable[Claim]) -> None:
         """Pictures without an eventID get the event of their deployment whose time span holds them."""

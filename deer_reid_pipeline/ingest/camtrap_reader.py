@@ -76,9 +76,7 @@ class CamtrapReader:
                 self._media.setdefault(media_id, None)
                 continue
             if self._media.get(media_id) is not None and self._media[media_id] != rel:
-                self._ledger.quarantine(
-                    place, "duplicate_row", "its mediaID is already that of another picture"
-                )
+                self._ledger.quarantine(place, "duplicate_row", "its mediaID is already that of another picture")
                 continue
             self._media[media_id] = rel
             if rel is None:
@@ -88,11 +86,7 @@ class CamtrapReader:
                 continue
             self._media_of[rel] = place
             deployment = given(cells.get("deploymentID"))
-            if (
-                deployment is not None
-                and self._deployments is not None
-                and deployment not in self._deployments
-            ):
+            if deployment is not None and self._deployments is not None and deployment not in self._deployments:
                 self._ledger.tally("deploymentID that the table deployments does not have", deployment)
             self._claims.place_in_time(rel, cells.get("timestamp"), deployment, cells.get("eventID"))
 

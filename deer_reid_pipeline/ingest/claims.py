@@ -119,9 +119,7 @@ class Claims:
         if claim.timestamp is None:
             claim.timestamp = moment
         elif moment is not None and (moment.isoformat() != claim.timestamp.isoformat()):
-            self._ledger.tally(
-                "row with another timestamp than an earlier row of its picture, the first is kept", rel
-            )
+            self._ledger.tally("row with another timestamp than an earlier row of its picture, the first is kept", rel)
         claim.deployment_id = self._same("deploymentID", claim.deployment_id, deployment, rel)
         claim.event_id = self._same("eventID", claim.event_id, event, rel)
 
@@ -133,7 +131,5 @@ class Claims:
             self._ledger.tally(f"{column} that is too long or holds control characters, left empty", text)
             return known
         if known is not None and known != text:
-            self._ledger.tally(
-                f"row with another {column} than an earlier row of its picture, the first is kept", rel
-            )
+            self._ledger.tally(f"row with another {column} than an earlier row of its picture, the first is kept", rel)
         return known or text

@@ -27,7 +27,9 @@ def check_utf8(path: Path) -> None:
     try:
         with path.open("rb") as handle:
             while chunk := handle.read(_CHUNK):
-                if position == 0 and (chunk[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in chunk[:200]):
+                if position == 0 and (
+                    chunk[:2] in (b"\xff\xfe", b"\xfe\xff") or chunk[:200].count(0) * 4 > len(chunk[:200])
+                ):
                     raise UnusableManifest("it is in UTF-16 or is not text; save it as UTF-8")
                 decoder.decode(chunk)
                 position += len(chunk)

@@ -36,9 +36,7 @@ def open_manifest(path: Path) -> dict[str, Any]:
 class MegaDetectorReader:
     """Turns the parsed file into claims; what cannot be used goes to the ledger."""
 
-    def __init__(
-        self, name: str, index: PictureIndex, claims: Claims, ledger: Ledger, min_confidence: float
-    ) -> None:
+    def __init__(self, name: str, index: PictureIndex, claims: Claims, ledger: Ledger, min_confidence: float) -> None:
         self._name = name
         self._index = index
         self._claims = claims
@@ -54,25 +52,18 @@ class MegaDetectorReader:
         given = document.get("detection_categories")
         if isinstance(given, dict):
             self._categories = {
-                key: value.strip().lower() if isinstance(value, str) else "unnamed"
-                for key, value in given.items()
+                key: value.strip().lower() if isinstance(value, str) else "unnamed" for key, value in given.items()
             }
         else:
             self._categories = dict(_DEFAULT_CATEGORIES)
-            self._ledger.warn(
-                f"{self._name} has no detection_categories; 1 animal, 2 person, 3 vehicle assumed"
-            )
+            self._ledger.warn(f"{self._name} has no detection_categories; 1 animal, 2 person, 3 vehicle assumed")
         for number_, image in enumerate(document["images"]):
             self._image(number_, image)
         if self._faint:
-            self._ledger.warn(
-                f"{self._boxes(self._faint)} under the confidence {self._min_confidence:g} left out"
-            )
+            self._ledger.warn(f"{self._boxes(self._faint)} under the confidence {self._min_confidence:g} left out")
         if self._other:
             kinds = ", ".join(f"{printable(kind, 30)} {count}" for kind, count in sorted(self._other.items()))
-            self._ledger.warn(
-                f"{self._boxes(sum(self._other.values()))} of other categories left out: {kinds}"
-            )
+            self._ledger.warn(f"{self._boxes(sum(self._other.values()))} of other categories left out: {kinds}")
 
     @staticmethod
     def _boxes(count: int) -> str:
@@ -88,9 +79,7 @@ class MegaDetectorReader:
         try:
             rel = self._index.find(file)
         except BadValue as error:
-            self._ledger.quarantine(
-                file if file.strip() else place, error.code, f"{error.reason} (see {self._name})"
-            )
+            self._ledger.quarantine(file if file.strip() else place, error.code, f"{error.reason} (see {self._name})")
             return
         if rel is None:
             return
@@ -99,9 +88,7 @@ class MegaDetectorReader:
             self._claims.claim(rel)
             if failure:
                 what = printable(failure, 100) if isinstance(failure, str) else "no text given"
-                self._ledger.quarantine(
-                    place, "detector_failure", f"the detector failed on this picture: {what}"
-                )
+                self._ledger.quarantine(place, "detector_failure", f"the detector failed on this picture: {what}")
             else:
                 self._ledger.quarantine(place, "bad_row", 'the entry has no list "detections"')
             return
@@ -128,9 +115,7 @@ class MegaDetectorReader:
         key = str(raw) if isinstance(raw, int | str) and not isinstance(raw, bool) else ""
         category = self._categories.get(key)
         if category is None:
-            raise BadValue(
-                "bad_value", f"category {printable(key, 20) or 'none'} is not in detection_categories"
-            )
+            raise BadValue("bad_value", f"category {printable(key, 20) or 'none'} is not in detection_categories")
         if category != "animal":
             self._other[category] += 1
             return None

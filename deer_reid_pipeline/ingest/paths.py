@@ -72,9 +72,7 @@ class PictureIndex:
                 raise BadValue("hidden_file", "hidden files and folders (a leading dot) are not read")
             raise BadValue("not_a_picture", "it is there but is not a picture file")
         if not is_picture_name(path):
-            raise BadValue(
-                "missing_file", "the table lists it, but it is not in the drop (and is not named a picture)"
-            )
+            raise BadValue("missing_file", "the table lists it, but it is not in the drop (and is not named a picture)")
         raise BadValue("missing_file", "the table lists it, but it is not in the drop")
 
 

@@ -7,6 +7,7 @@ in the drop can be used or where it is not what was sealed.
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 
 from deer_reid_pipeline.errors import DropError
@@ -43,14 +44,10 @@ def read_drop(sealed: SealedDrop, *, min_confidence: float) -> DropContents:
     ledger.extend(tuple(scan.refused[rel] for rel in sorted(scan.refused)))
     ledger.extend(layout.rejected)
     for rejected in layout.rejected:
-        instead = (
-            "the pictures are read without it" if layout.manifest is None else f"{layout.manifest} is used"
-        )
+        instead = "the pictures are read without it" if layout.manifest is None else f"{layout.manifest} is used"
         ledger.warn(f"{printable(rejected.file)} cannot be used; {printable(instead)}")
     hashes = _usable_pictures(sealed, scan, ledger)
-    refused = (set(scan.pictures) - set(hashes)) | {
-        file.rel for file in sealed.files if file.rel not in hashes
-    }
+    refused = (set(scan.pictures) - set(hashes)) | {file.rel for file in sealed.files if file.rel not in hashes}
     claims = Claims(ledger)
     _read_tables(layout, PictureIndex(scan, refused), claims, ledger, min_confidence)
     media = _without_copies(hashes, claims, ledger)
@@ -59,9 +56,7 @@ def read_drop(sealed: SealedDrop, *, min_confidence: float) -> DropContents:
         ledger.warn(f"{plural(others, 'other file')} ignored")
     if not media:
         counts = ledger.reason_counts()
-        raise DropError(
-            f"{_shown(sealed)} has no usable picture ({counts or 'it is empty'}); see the reasons"
-        )
+        raise DropError(f"{_shown(sealed)} has no usable picture ({counts or 'it is empty'}); see the reasons")
     unlisted = sum(1 for record in media if record.file_path not in claims)
     if unlisted and layout.manifest is not None:
         ledger.warn(f"{plural(unlisted, 'picture')} in the folder not listed in {printable(layout.manifest)}")
@@ -76,9 +71,7 @@ def _check_tables(sealed: SealedDrop, scan: Scan) -> None:
     """The tables must be the sealed ones: other rows under the same key would be another drop."""
     for file in sealed.files:
         if not is_picture_name(file.rel) and hash_file(scan.root / file.rel) != file.sha256:
-            raise DropError(
-                f"{printable(file.rel)} in {_shown(sealed)} changed after it was sealed; seal it again"
-            )
+            raise DropError(f"{printable(file.rel)} in {_shown(sealed)} changed after it was sealed; seal it again")
 
 
 def _usable_pictures(sealed: SealedDrop, scan: Scan, ledger: Ledger) -> dict[str, str]:
@@ -89,21 +82,13 @@ def _usable_pictures(sealed: SealedDrop, scan: Scan, ledger: Ledger) -> dict[str
             continue
         now = scan.pictures.get(file.rel)
         if now is None:
-            ledger.quarantine(
-                file.rel, "missing_file", "it was in the drop when it was sealed and is gone now"
-            )
+            ledger.quarantine(file.rel, "missing_file", "it was in the drop when it was sealed and is gone now")
         elif file.size == 0:
             ledger.quarantine(file.rel, "empty_file", "the file is empty (0 bytes)")
         elif file.sha256 == UNREADABLE:
-            ledger.quarantine(
-                file.rel, "unreadable", "the file cannot be read; check its permissions or the disk"
-            )
-        elif (now.size, now.mtime_ns) != (file.size, file.mtime_ns) and hash_file(
-            scan.root / file.rel
-        ) != file.sha256:
-            ledger.quarantine(
-                file.rel, "changed_file", "its content changed after the drop was sealed; seal it again"
-            )
+            ledger.quarantine(file.rel, "unreadable", "the file cannot be read; check its permissions or the disk")
+        elif (now.size, now.mtime_ns) != (file.size, file.mtime_ns) and hash_file(scan.root / file.rel) != file.sha256:
+            ledger.quarantine(file.rel, "changed_file", "its content changed after the drop was sealed; seal it again")
         else:
             usable[file.rel] = file.sha256
     late = len(set(scan.pictures).difference(file.rel for file in sealed.files))
@@ -112,9 +97,7 @@ def _usable_pictures(sealed: SealedDrop, scan: Scan, ledger: Ledger) -> dict[str
     return usable
 
 
-def _read_tables(
-    layout: Layout, index: PictureIndex, claims: Claims, ledger: Ledger, min_confidence: float
-) -> None:
+def _read_tables(layout: Layout, index: PictureIndex, claims: Claims, ledger: Ledger, min_confidence: float) -> None:
     name = layout.manifest or ""
     if layout.name == "megadetector":
         MegaDetectorReader(name, index, claims, ledger, min_confidence).read(layout.opened)
@@ -137,9 +120,7 @@ def _without_copies(hashes: dict[str, str], claims: Claims, ledger: Ledger) -> l
         for rel in same[1:]:
             reason = f"it is the same picture as {printable(same[0], 150)}"
             copy = claims.get(rel)
-            contradicting = (
-                sorted(copy.individuals - (kept.individuals if kept else frozenset())) if copy else []
-            )
+            contradicting = sorted(copy.individuals - (kept.individuals if kept else frozenset())) if copy else []
             if contradicting:
                 first = ", ".join(sorted(kept.individuals)) if kept and kept.individuals else "no individual"
                 reason += (
@@ -157,10 +138,14 @@ def _in_order(media: list[MediaRecord]) -> list[MediaRecord]:
             media,
             key=lambda record: (
                 comparable(record.timestamp) if record.timestamp else None,
-                record.event_id or "",
+                natural(record.event_id or ""),
                 record.file_path,
             ),
         )
-    return sorted(
-        media, key=lambda record: (record.event_id is None, record.event_id or "", record.file_path)
-    )
+    return sorted(media, key=lambda record: (record.event_id is None, natural(record.event_id or ""), record.file_path))
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Sort key in which numbers count as numbers, so that E2 comes before E10."""
+    parts = re.split(r"(\d+)", text)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

@@ -102,9 +102,7 @@ def _sort_entry(scan: Scan, item: os.DirEntry[str], rel: str, waiting: list[str]
         linked = item.is_symlink()
         if linked and not scan.inside(os.path.realpath(item.path)):
             if picture or manifest or item.is_dir() or "." not in item.name:
-                scan.refuse(
-                    rel, "path_outside", "it is a link to something outside the drop; copy the file in"
-                )
+                scan.refuse(rel, "path_outside", "it is a link to something outside the drop; copy the file in")
             else:
                 scan.others.add(rel)
             return
@@ -112,9 +110,7 @@ def _sort_entry(scan: Scan, item: os.DirEntry[str], rel: str, waiting: list[str]
     except OSError as error:
         if picture or manifest or "." not in item.name:
             why = "it is a link that leads nowhere" if item.is_symlink() else "it cannot be looked at"
-            scan.refuse(
-                rel, "broken_link" if item.is_symlink() else "unreadable", f"{why} ({error.strerror})"
-            )
+            scan.refuse(rel, "broken_link" if item.is_symlink() else "unreadable", f"{why} ({error.strerror})")
         else:
             scan.others.add(rel)
         return

@@ -18,9 +18,7 @@ def _escape(character: str) -> str:
     if unicodedata.category(character) not in _UNSAFE:
         return character
     return (
-        character.encode("ascii", "backslashreplace").decode("ascii")
-        if character > "\x7f"
-        else repr(character)[1:-1]
+        character.encode("ascii", "backslashreplace").decode("ascii") if character > "\x7f" else repr(character)[1:-1]
     )
 
 

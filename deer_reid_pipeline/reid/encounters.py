@@ -63,9 +63,7 @@ class EncounterGroup:
         return agreed_sex([sighting.sex for sighting in self.sightings])
 
 
-def group_events(
-    sightings: Sequence[Sighting], gap: timedelta = BURST_GAP
-) -> list[tuple[str, list[Sighting]]]:
+def group_events(sightings: Sequence[Sighting], gap: timedelta = BURST_GAP) -> list[tuple[str, list[Sighting]]]:
     """Group sightings into events.
 
     A given eventID decides. Otherwise pictures of one camera whose times follow each other within `gap` are one
@@ -141,9 +139,7 @@ def _follow(
         if not tracks:
             tracks = [[box] for box in boxes]
             continue
-        gain = np.array(
-            [[_link_gain(sightings, appearance, track, box) for track in tracks] for box in boxes]
-        )
+        gain = np.array([[_link_gain(sightings, appearance, track, box) for track in tracks] for box in boxes])
         rows, columns = linear_sum_assignment(gain, maximize=True)
         chosen = dict(zip(rows.tolist(), columns.tolist(), strict=True))
         for row, box in enumerate(boxes):
@@ -156,9 +152,7 @@ def _follow(
 
 
 def _link_gain(sightings: Sequence[Sighting], appearance: FloatArray, track: list[int], box: int) -> float:
-    gain = float(np.max(appearance[box, track])) + OVERLAP_BONUS * iou(
-        sightings[box].box, sightings[track[-1]].box
-    )
+    gain = float(np.max(appearance[box, track])) + OVERLAP_BONUS * iou(sightings[box].box, sightings[track[-1]].box)
     sexes = {sightings[index].sex for index in [*track, box]} - {"unknown"}
     return gain + (SEX_CONFLICT if len(sexes) > 1 else 0.0)
 

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deer_reid_pipeline.reid.similarity import (
     EFFICIENTNET,
     MULTISCALE,
-    FloatArray,
     VectorSet,
     cosine_matrix,
     fuse,
@@ -46,9 +45,7 @@ class MatchPolicy(BaseModel):
     threshold: float = Field(ge=-1, le=1, description="Matched at or above this fused similarity.")
     new_below: float = Field(ge=-1, le=1, description="A new individual below this; uncertain in between.")
     margin: float = Field(0.0, ge=0, description="Lead over the runner-up that a match needs.")
-    sex_rule: str = Field(
-        "narrow", pattern="^(narrow|soft|off)$", description="What a known, different sex does."
-    )
+    sex_rule: str = Field("narrow", pattern="^(narrow|soft|off)$", description="What a known, different sex does.")
     sex_penalty: float = Field(0.05, ge=0, description="Subtracted for a different sex under the soft rule.")
     other_flank: str = Field(
         "uncertain",
@@ -56,9 +53,7 @@ class MatchPolicy(BaseModel):
         description="Outcome when individuals known only by the other flank cannot be excluded.",
     )
     unit: str = Field("encounter", pattern="^(encounter|picture)$", description="What one decision is about.")
-    gallery: str = Field(
-        "exemplars", pattern="^(exemplars|profile)$", description="What it is compared with."
-    )
+    gallery: str = Field("exemplars", pattern="^(exemplars|profile)$", description="What it is compared with.")
     shortlist: int = Field(5, ge=1, le=50, description="Candidates kept in the log.")
 
     @model_validator(mode="after")
@@ -162,9 +157,7 @@ class Gallery:
                 self._stacked[branch] = VectorSet(
                     _one_recipe(sets), branch, np.concatenate([item.vectors for item in sets])
                 )
-            self._owner = np.repeat(
-                np.arange(len(individuals)), [len(known.viewpoints) for known in individuals]
-            )
+            self._owner = np.repeat(np.arange(len(individuals)), [len(known.viewpoints) for known in individuals])
             self._flanks = flank_signs([view for known in individuals for view in known.viewpoints])
         assert self._owner is not None
         assert self._flanks is not None
@@ -257,6 +250,4 @@ def _outcome(
         return UNCERTAIN, f"{incomparable} known individuals were seen only from the other flank"
     if best is None:
         return NEW_INDIVIDUAL, "no known individual to compare with"
-    return NEW_INDIVIDUAL, (
-        f"best similarity {best.score:.4f} (to {best.name}) is below {policy.new_below:.4f}"
-    )
+    return NEW_INDIVIDUAL, (f"best similarity {best.score:.4f} (to {best.name}) is below {policy.new_below:.4f}")

@@ -15,7 +15,7 @@ SIZE = (640, 480)
 
 
 def calibration_pictures(count: int, seed: int) -> list[NDArray[np.uint8]]:
-    """`count` RGB crops (h, w, 3) uint8, about 150 to 400 pixels a side, one animal each with a little
+    """`count` RGB crops (h, w, 3) uint8, about 100 to 420 pixels a side, one animal each with a little
     margin.
 
     Every crop is another individual; light, flank, pose, camera and size take turns, so that even a few crops

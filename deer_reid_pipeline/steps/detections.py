@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,9 @@ def store_detections(site: Site, drop_key: str) -> DetectionReport:
         drop = get_drop(session, drop_key)
         assert drop is not None
         root, detector_name = Path(drop.root), drop.detector
-        media = media_with_image(session, drop_key)
+        media = _one_file_a_picture(media_with_image(session, drop_key))
     asked = detector_name != "auto"
-    detector = (
-        open_detector(detector_name, site.settings.weight_search_dirs) if _needed(media, asked) else None
-    )
+    detector = open_detector(detector_name, site.settings.weight_search_dirs) if _needed(media, asked) else None
     counts = {"manifest": 0, "detected": 0, "whole": 0, "blank": 0, "known": 0}
     done = 0
     for batch in in_batches(media, BATCH):
@@ -65,9 +64,7 @@ def store_detections(site: Site, drop_key: str) -> DetectionReport:
         with site.database.session() as session:
             known = images_with_detections(session, [image.id for _, image in rest])
         fresh = [(m, i) for m, i in rest if i.id not in known]
-        rows = [
-            _row(image, BoxRecord.from_json(box), MANIFEST) for m, image in given for box in m.boxes or []
-        ]
+        rows = [_row(image, BoxRecord.from_json(box), MANIFEST) for m, image in given for box in m.boxes or []]
         counts["manifest"] += len(rows)
         counts["known"] += len(rest) - len(fresh)
         counts["blank"] += sum(not m.boxes for m, _ in given)
@@ -77,9 +74,7 @@ def store_detections(site: Site, drop_key: str) -> DetectionReport:
             try:
                 boxes = detect_boxes(detector, root / item.file_path, site.settings.min_confidence)
             except (ImageError, OSError) as error:
-                bad.append(
-                    QuarantineRow(item.file_path, "unreadable", f"cannot be read for detection: {error}")
-                )
+                bad.append(QuarantineRow(item.file_path, "unreadable", f"cannot be read for detection: {error}"))
                 continue
             whole = detector.name == WHOLE_FRAME
             counts["whole" if whole else "detected"] += len(boxes)
@@ -110,6 +105,14 @@ def store_detections(site: Site, drop_key: str) -> DetectionReport:
         counts["known"],
         detector.name if detector else MANIFEST,
     )
+
+
+def _one_file_a_picture(media: list[tuple[DropMedia, Image]]) -> list[tuple[DropMedia, Image]]:
+    """Copies of a picture come after it and bring no boxes of their own."""
+    first: dict[uuid.UUID, tuple[DropMedia, Image]] = {}
+    for item, image in media:
+        first.setdefault(image.id, (item, image))
+    return list(first.values())
 
 
 def _only_boxes(media: DropMedia) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from deer_reid_pipeline.ingest.read import read_drop
-from deer_reid_pipeline.ingest.seal import SealedDrop, seal_drop
+from deer_reid_pipeline.ingest import DropContents, SealedDrop, read_drop, seal_drop
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.drops import QuarantineRow, add_drop, get_drop
@@ -46,6 +47,7 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
         }
         for position, item in enumerate(contents.media)
     ]
+    media += _copies(contents, hashes, start=len(media))
     drop = Drop(
         key=sealed.key,
         name=sealed.name,
@@ -60,3 +62,24 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
         if get_drop(session, sealed.key) is None:
             add_drop(session, drop, media, quarantined)
     return sealed
+
+
+def _copies(contents: DropContents, hashes: Mapping[str, str], start: int) -> list[dict[str, Any]]:
+    """Rows for files that are byte-identical to another of the drop.
+
+    The picture and its boxes are stored once, under the first file; the copy stays listed, so that every file of
+    the drop is accounted for.
+    """
+    names = [entry.file for entry in contents.quarantined if entry.code == "duplicate_image" and entry.file in hashes]
+    return [
+        {
+            "file_path": name,
+            "sha256": hashes[name],
+            "ordinal": start + position,
+            "timestamp": None,
+            "deployment_id": None,
+            "event_id": None,
+            "boxes": None,
+        }
+        for position, name in enumerate(names)
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,20 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deer_reid_pipeline.errors import DeerReidError
-from deer_reid_pipeline.ingest.read import read_drop
-from deer_reid_pipeline.ingest.records import BoxRecord, MediaRecord
-from deer_reid_pipeline.ingest.seal import seal_drop
+from deer_reid_pipeline.ingest import BoxRecord, MediaRecord, read_drop, seal_drop
 from deer_reid_pipeline.progress import report
+from deer_reid_pipeline.reid.similarity import FloatArray
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.detections import detect_boxes
 from deer_reid_pipeline.steps.images import in_batches
+from deer_reid_pipeline.steps.site import connect_site
 from deer_reid_pipeline.store.drops import QuarantineRow
 from deer_reid_pipeline.vision.catalog import build_recipe
 from deer_reid_pipeline.vision.crops import Pixels, cut_crops, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError, inspect_image
 from deer_reid_pipeline.vision.detectors import Detector, open_detector
 from deer_reid_pipeline.vision.pool import get_embedder
+from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 
 _VECTOR = pa.list_(pa.float32())
@@ -72,7 +73,7 @@ def embed_folder(
         offline=settings.offline,
         allow_random=settings.allow_random_weights,
     )
-    recipe = build_recipe(recipe_name or settings.recipe, store)
+    recipe = build_recipe(recipe_name, store) if recipe_name else _recipe_of_home(settings, store)
     sealed = seal_drop(folder, progress=lambda done, total: report("sealing", done, total))
     contents = read_drop(sealed, min_confidence=settings.min_confidence)
     result = EmbedResult(recipe.id, warnings=list(contents.warnings))
@@ -98,9 +99,7 @@ def embed_folder(
                     result.rows += len(pending)
                     pending = []
             if pending:
-                _write(
-                    writer, recipe.id, embedder.embed([pixels for _, _, pixels in pending]).vectors, pending
-                )
+                _write(writer, recipe.id, embedder.embed([pixels for _, _, pixels in pending]).vectors, pending)
                 result.rows += len(pending)
         part.replace(output)
     except OSError as error:
@@ -108,6 +107,13 @@ def embed_folder(
     finally:
         part.unlink(missing_ok=True)
     return result
+
+
+def _recipe_of_home(settings: Settings, store: WeightStore) -> Recipe:
+    """The live release's recipe, so that the vectors can be compared with stored ones; in a new home the built-in."""
+    if settings.database_url is None and not (settings.home / "postgres").exists():
+        return build_recipe(settings.recipe, store)
+    return connect_site(settings).matcher().recipe
 
 
 def _crops(
@@ -121,9 +127,7 @@ def _crops(
     done = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for batch in in_batches(media, settings.batch_size):
-            for item, outcome in zip(
-                batch, pool.map(lambda m: _cut(settings, root, m, detector), batch), strict=True
-            ):
+            for item, outcome in zip(batch, pool.map(lambda m: _cut(settings, root, m, detector), batch), strict=True):
                 if isinstance(outcome, QuarantineRow):
                     result.quarantined.append(outcome)
                 else:
@@ -152,8 +156,11 @@ def _cut(
 
 
 def _write(
-    writer: pq.ParquetWriter, recipe_id: str, vectors: dict, pending: Sequence[tuple[str, BoxRecord, Pixels]]
-) -> None:  # type: ignore[type-arg]
+    writer: pq.ParquetWriter,
+    recipe_id: str,
+    vectors: Mapping[str, FloatArray],
+    pending: Sequence[tuple[str, BoxRecord, Pixels]],
+) -> None:
     boxes = [box for _, box, _ in pending]
     writer.write_table(
         pa.table(

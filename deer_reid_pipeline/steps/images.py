@@ -17,6 +17,7 @@ from deer_reid_pipeline.store.drops import (
     add_quarantine,
     add_warnings,
     get_drop,
+    link_copies,
     link_images,
     media_without_image,
 )
@@ -56,25 +57,19 @@ def store_images(site: Site, drop_key: str) -> ImageReport:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for batch in in_batches(todo, BATCH):
             looked = list(pool.map(lambda media: _look(root, media), batch))
-            good = [
-                (media, info)
-                for media, info in zip(batch, looked, strict=True)
-                if isinstance(info, ImageInfo)
-            ]
+            good = [(media, info) for media, info in zip(batch, looked, strict=True) if isinstance(info, ImageInfo)]
             bad = [info for info in looked if isinstance(info, QuarantineRow)]
             animated = [media.file_path for media, info in good if info.frames > 1]
             with site.database.session() as session:
-                add_warnings(
-                    session, drop_key, [f"{ascii(f)} is animated: its first frame was used" for f in animated]
-                )
+                add_warnings(session, drop_key, [f"{f!a} is animated: its first frame was used" for f in animated])
                 add_images(session, [_row(root, drop_key, media, info) for media, info in good])
-                link_images(
-                    session, drop_key, [(media.file_path, image_id(media.sha256)) for media, _ in good]
-                )
+                link_images(session, drop_key, [(media.file_path, image_id(media.sha256)) for media, _ in good])
                 add_quarantine(session, drop_key, bad)
             stored += len(good)
             quarantined += len(bad)
             report("images", stored + quarantined, len(todo))
+    with site.database.session() as session:
+        link_copies(session, drop_key)
     return ImageReport(stored, quarantined)
 
 

@@ -44,9 +44,7 @@ LOG_EVERY = 100
 class MatchReport:
     """Outcomes of the encounters decided now, and how v1 and the live similarity compare over them."""
 
-    outcomes: dict[str, int] = field(
-        default_factory=lambda: {"matched": 0, "new_individual": 0, "uncertain": 0}
-    )
+    outcomes: dict[str, int] = field(default_factory=lambda: {"matched": 0, "new_individual": 0, "uncertain": 0})
     by_person: int = 0
     scores: list[float] = field(default_factory=list)
     baseline_scores: list[float] = field(default_factory=list)
@@ -96,9 +94,7 @@ def _load(session: Session, matcher: Matcher, drop_key: str) -> _Drop:
     rows = {row.id: row for row in detections_of_drop(session, drop_key)}
     todo = [key for key, row in rows.items() if _undecided(row)]
     branches = {BASELINE, *(branch for branch, weight in matcher.policy.weights.items() if weight)}
-    vectors = {
-        branch: get_embeddings(session, matcher.recipe.id, branch, todo) for branch in sorted(branches)
-    }
+    vectors = {branch: get_embeddings(session, matcher.recipe.id, branch, todo) for branch in sorted(branches)}
     lacking = [key for key in todo if any(key not in vectors[branch] for branch in branches)]
     if lacking:
         raise DatabaseError(
@@ -180,9 +176,7 @@ def _decide_all(session: Session, work: _Deciding, groups: Sequence[EncounterGro
         report("matches", position + 1, len(groups))
 
 
-def _animals_by_picture(
-    session: Session, drop: _Drop, groups: Sequence[EncounterGroup]
-) -> dict[object, set[object]]:
+def _animals_by_picture(session: Session, drop: _Drop, groups: Sequence[EncounterGroup]) -> dict[object, set[object]]:
     """Individuals already identified in the drop's pictures: another box of the same picture cannot be them."""
     undecided = {sighting.key for group in groups for sighting in group.sightings}
     images = {drop.rows[key].image_id for key in undecided}  # type: ignore[index]
@@ -192,9 +186,7 @@ def _animals_by_picture(
     return taken
 
 
-def _best_first(
-    work: _Deciding, gallery: GallerySource, groups: Sequence[EncounterGroup]
-) -> list[EncounterGroup]:
+def _best_first(work: _Deciding, gallery: GallerySource, groups: Sequence[EncounterGroup]) -> list[EncounterGroup]:
     """Keep the order, but among animals that share a picture let the clearest one choose first."""
     result: list[EncounterGroup] = []
     index = 0
@@ -350,9 +342,7 @@ def _agreed_stage(rows: Sequence[DetectionRow]) -> str | None:
     return stages.pop() if len(stages) == 1 else None
 
 
-def _baseline_score(
-    work: _Deciding, query: Query, individuals: Sequence[Known], decision: Decision
-) -> float | None:
+def _baseline_score(work: _Deciding, query: Query, individuals: Sequence[Known], decision: Decision) -> float | None:
     """v1 similarity (highest over crops and exemplars) to the best candidate, for comparison in the log."""
     if decision.best is None:
         return None

@@ -40,9 +40,7 @@ class ProfileReport:
     seconds: float = 0.0
 
 
-def update_profiles(
-    site: Site, recipe: Recipe, say: LogLine = log.info, *, again: bool = False
-) -> ProfileReport:
+def update_profiles(site: Site, recipe: Recipe, say: LogLine = log.info, *, again: bool = False) -> ProfileReport:
     """Bring every individual's profile under a recipe up to date, embedding detections that lack vectors.
 
     One transaction an individual; a profile whose detections did not change is left alone, so a killed run goes on
@@ -77,9 +75,7 @@ def update_profiles(
 def embed_backlog(site: Site, recipe: Recipe, say: LogLine = log.info, *, again: bool = False) -> int:
     """Embed what no profile covers: detections without an individual. Returns how many were embedded."""
     with site.database.session() as session:
-        todo = detections_without_vectors(
-            session, recipe.id, BRANCHES, all_again=again, unassigned_only=again
-        )
+        todo = detections_without_vectors(session, recipe.id, BRANCHES, all_again=again, unassigned_only=again)
     return embed_detections(site, recipe, todo, say, step="backlog").embedded
 
 
@@ -111,9 +107,7 @@ def _update(
             result.without_vectors += 1
             log.warning("individual %s has no picture that can be embedded", name)
             return
-        stacked = {
-            branch: np.stack([have[member.detection_id][branch] for member in members]) for branch in BRANCHES
-        }
+        stacked = {branch: np.stack([have[member.detection_id][branch] for member in members]) for branch in BRANCHES}
         chosen = choose_exemplars(
             [member.detection_id for member in members],
             np.concatenate([stacked[branch] for branch in BRANCHES], axis=1),
@@ -128,9 +122,7 @@ def _update(
     result.made += 1
 
 
-def _vectors(
-    session: Session, recipe: Recipe, ids: list[uuid.UUID]
-) -> dict[uuid.UUID, dict[str, FloatArray]]:
+def _vectors(session: Session, recipe: Recipe, ids: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, FloatArray]]:
     """Vectors by detection and branch, of those detections that have all three."""
     found = {branch: get_embeddings(session, recipe.id, branch, ids) for branch in BRANCHES}
     complete = set.intersection(*(set(vectors) for vectors in found.values()))

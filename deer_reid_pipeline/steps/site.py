@@ -42,17 +42,9 @@ class Matcher:
 
     def describe(self) -> str:
         """The line that the log shows at the start of a run."""
-        name = (
-            "Enhanced Re-ID enabled"
-            if self.policy.matcher != "v1_resnet50"
-            else "Enhanced Re-ID disabled (v1)"
-        )
+        name = "Enhanced Re-ID enabled" if self.policy.matcher != "v1_resnet50" else "Enhanced Re-ID disabled (v1)"
         weights = " + ".join(f"{weight:g}*{branch}" for branch, weight in self.policy.weights.items())
-        release = (
-            f"release {self.release_id}"
-            if self.release_id
-            else "no release (random weights, for trials only)"
-        )
+        release = f"release {self.release_id}" if self.release_id else "no release (random weights, for trials only)"
         changed = f"; overridden by {', '.join(self.overrides)}" if self.overrides else ""
         return (
             f"{name}: recipe {self.recipe.id}, {release}, {weights}, matched from {self.policy.threshold:g}, "

@@ -120,6 +120,16 @@ def link_images(session: Session, drop_key: str, pairs: Iterable[tuple[str, uuid
         )
 
 
+def link_copies(session: Session, drop_key: str) -> None:
+    """Let files of the drop that are byte-identical to a stored picture point to it."""
+    session.execute(
+        update(DropMedia)
+        .where(DropMedia.drop_key == drop_key, DropMedia.image_id.is_(None), DropMedia.sha256 == Image.sha256)
+        .values(image_id=Image.id)
+        .execution_options(synchronize_session=False)
+    )
+
+
 def complete_drop(session: Session, drop_key: str, summary: dict[str, Any]) -> None:
     """Mark a drop as processed, with its summary. The first completion stands."""
     session.execute(
@@ -149,7 +159,11 @@ class DropCounts:
 
 
 def drop_counts(session: Session, drop_key: str) -> DropCounts:
-    """Count the rows of a drop; decisions are the latest of each of its encounters."""
+    """Count the rows of a drop.
+
+    Pictures count once a content, detections once a file (a copy of a picture shows its boxes again), decisions are
+    the latest of each encounter.
+    """
     images = session.scalar(
         select(func.count(func.distinct(DropMedia.image_id))).where(DropMedia.drop_key == drop_key)
     )

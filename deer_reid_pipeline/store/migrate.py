@@ -1,12 +1,13 @@
 """Bring a database's schema to the revision that this version needs: Alembic, without an alembic.ini.
 
-One upgrade is one transaction: it happens wholly or not at all. Two processes that upgrade at once take turns.
-The revisions are in `migrations/` beside the package, or in the wheel under `_share/migrations`.
+One upgrade is one transaction: it happens wholly or not at all. Two processes that upgrade at once take
+turns. The revisions are in `migrations/` beside the package, or in the wheel under `_share/migrations`.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,12 +117,15 @@ def downgrade(url: str | URL, revision: str) -> None:
     _run(url, "taken back", lambda config: command.downgrade(config, revision))
 
 
+_one_at_a_time = threading.Lock()  # Alembic's environment is a global of the process
+
+
 def _run(url: str | URL, what: str, step: Callable[[Config], None]) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
     engine = create_engine(url, poolclass=NullPool, connect_args={"application_name": "deer-reid migrate"})
     try:
-        with engine.begin() as connection:
+        with _one_at_a_time, engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
             connection.execute(text("SET LOCAL client_min_messages = warning"))

@@ -427,4 +427,6 @@ OWNER_TABLES = ("images", "detections", "deer")
 
 for _mapper in Base.registry.mappers:
     if _mapper.class_.__tablename__ not in OWNER_TABLES:
-        Base.metadata.tables[_mapper.class_.__tablename__].comment = _mapper.class_.__doc__.split("\n")[0]
+        Base.metadata.tables[_mapper.class_.__tablename__].comment = str(_mapper.class_.__doc__).split("\n")[
+            0
+        ]

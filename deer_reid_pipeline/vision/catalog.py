@@ -35,7 +35,7 @@ from deer_reid_pipeline.vision.weights import WeightStore
 
 Calibration = Callable[[], list[Pixels]]
 
-CALIBRATION_COUNT = 64
+CALIBRATION_COUNT = 32
 CALIBRATION_SEED = 20240601
 LINEAR_SEED = 20240601
 INNER = 0.85

@@ -22,16 +22,12 @@ def write_package(root: Path, media: list[dict[str, Any]], observations: list[di
     root.mkdir(parents=True, exist_ok=True)
     base = "https://example.invalid/camtrap-dp/1.0"
     names = ("deployments", "media", "observations")
-    resources = [
-        {"name": n, "path": f"{n}.csv", "schema": f"{base}/{n}.json", "encoding": "utf-8"} for n in names
-    ]
+    resources = [{"name": n, "path": f"{n}.csv", "schema": f"{base}/{n}.json", "encoding": "utf-8"} for n in names]
     descriptor = {"name": "p", "profile": f"{base}/profile.json", "resources": resources}
     (root / "datapackage.json").write_text(json.dumps(descriptor), encoding="utf-8")
     deployments = [{"deploymentID": "d1", "latitude": 1.5, "longitude": 2.5}]
     write_table(root / "deployments.csv", deployments, ["deploymentID", "latitude", "longitude"])
     filled = [{**BLANK_MEDIA, **row} for row in media]
     write_table(root / "media.csv", filled, ["mediaID", *BLANK_MEDIA, "filePath"])
-    columns = list(
-        dict.fromkeys(["observationID", "observationType", *(key for row in observations for key in row)])
-    )
+    columns = list(dict.fromkeys(["observationID", "observationType", *(key for row in observations for key in row)]))
     write_table(root / "observations.csv", observations, columns)

@@ -17,8 +17,7 @@ from deer_reid_pipeline_tests.ingest.drops import box, codes, detections, media,
 
 def test_pictures_alone_in_every_suffix_and_other_files(tmp_path: Path) -> None:
     names = [
-        f"p{n}{suffix}"
-        for n, suffix in enumerate([".jpg", ".JPEG", ".png", ".tif", ".TIFF", ".bmp", ".webp", ".gif"])
+        f"p{n}{suffix}" for n, suffix in enumerate([".jpg", ".JPEG", ".png", ".tif", ".TIFF", ".bmp", ".webp", ".gif"])
     ]
     for name in [*names, "notes.txt", "Thumbs.db", "sub/ground_truth.csv", "sub/observations.csv"]:
         picture(tmp_path, name)
@@ -116,9 +115,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_odd_names(tmp_path: Path) -> None:
-    composed, decomposed = (
-        unicodedata.normalize(form, "B\u00e4r/M\u00fcller 1.jpg") for form in ("NFC", "NFD")
-    )
+    composed, decomposed = (unicodedata.normalize(form, "B\u00e4r/M\u00fcller 1.jpg") for form in ("NFC", "NFD"))
     picture(tmp_path, decomposed)
     picture(tmp_path, "tab\there.jpg")
     picture(tmp_path, "bad\udcff.jpg")
@@ -128,9 +125,7 @@ def test_odd_names(tmp_path: Path) -> None:
     assert found.individual_id == "Z\u00f6e"
     assert media(contents, "tab\there.jpg").boxes is None
     assert codes(contents) == [("bad\\udcff.jpg", "bad_name"), ("gone\u00e9.jpg", "missing_file")]
-    assert all(
-        text.isascii() for text in [*contents.warnings, *(entry.reason for entry in contents.quarantined)]
-    )
+    assert all(text.isascii() for text in [*contents.warnings, *(entry.reason for entry in contents.quarantined)])
 
 
 def test_empty_files_and_copies(tmp_path: Path) -> None:
@@ -202,9 +197,7 @@ def test_the_key_follows_names_contents_tables_and_tag(tmp_path: Path) -> None:
     assert seal_drop(tmp_path / "\u9e7f").key.startswith("drop-")
 
 
-def test_known_hashes_spare_reading_and_progress_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_hashes_spare_reading_and_progress_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path, "a.jpg")
     picture(tmp_path, "b.jpg")
     steps: list[tuple[int, int]] = []

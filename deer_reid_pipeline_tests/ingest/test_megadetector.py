@@ -105,9 +105,7 @@ def test_failures_and_missing_detections_leave_the_picture_to_a_detector(tmp_pat
 
 def test_the_same_entry_and_the_same_box_twice(tmp_path: Path) -> None:
     picture(tmp_path, "a.jpg")
-    detections(
-        tmp_path, [{"file": "a.jpg", "detections": [box(), box()]}, {"file": "a.jpg", "detections": [box()]}]
-    )
+    detections(tmp_path, [{"file": "a.jpg", "detections": [box(), box()]}, {"file": "a.jpg", "detections": [box()]}])
     contents = read(tmp_path)
     assert codes(contents) == [
         ("detections.json:images[0].detections[1] (a.jpg)", "duplicate_row"),
@@ -129,9 +127,7 @@ def test_the_same_entry_and_the_same_box_twice(tmp_path: Path) -> None:
         (b'{"images": ["\xe9"]}', "not UTF-8"),
     ],
 )
-def test_an_unusable_file_is_quarantined_and_the_pictures_are_read_alone(
-    tmp_path: Path, data: bytes, why: str
-) -> None:
+def test_an_unusable_file_is_quarantined_and_the_pictures_are_read_alone(tmp_path: Path, data: bytes, why: str) -> None:
     picture(tmp_path, "a.jpg")
     (tmp_path / "detections.json").write_bytes(data)
     contents = read(tmp_path)

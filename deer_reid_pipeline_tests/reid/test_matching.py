@@ -32,9 +32,7 @@ def axis(*angles: float, recipe: str = "r", branch: str = "multiscale") -> Vecto
     return VectorSet(recipe, branch, np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32))
 
 
-def known(
-    name: str, *angles: float, views: list | None = None, sex: str = "unknown", recipe: str = "r"
-) -> Known:
+def known(name: str, *angles: float, views: list | None = None, sex: str = "unknown", recipe: str = "r") -> Known:
     return Known(name, name, sex, {"multiscale": axis(*angles, recipe=recipe)}, views or [None] * len(angles))
 
 
@@ -55,9 +53,7 @@ def test_an_empty_gallery_opens_a_new_individual() -> None:
 
 
 def test_the_score_is_exactly_the_cut_and_matches() -> None:
-    policy = ONE.model_copy(
-        update={"threshold": float(score_individuals(query(30), Gallery([known("A", 0)]), ONE)[0])}
-    )
+    policy = ONE.model_copy(update={"threshold": float(score_individuals(query(30), Gallery([known("A", 0)]), ONE)[0])})
     assert decide(query(30), Gallery([known("A", 0)]), policy).outcome == MATCHED
 
 

@@ -95,9 +95,7 @@ def detections(context: dg.AssetExecutionContext, site: SiteResource) -> dg.Mate
             "dagster/row_count": len(rows),
             "blank_pictures": result.blank,
             "whole_frames": result.whole_frames,
-            "sources": dg.MetadataValue.md(
-                "\n".join(f"- {name}: {count}" for name, count in by_source.items())
-            ),
+            "sources": dg.MetadataValue.md("\n".join(f"- {name}: {count}" for name, count in by_source.items())),
             "dagster/column_schema": columns(
                 id="uuid: from picture and box",
                 image_id="uuid: the picture",
@@ -146,9 +144,7 @@ def detection_crops(context: dg.AssetExecutionContext, site: SiteResource) -> dg
         metadata={
             "dagster/row_count": counts.crops,
             "written_now": result.written,
-            "contact_sheet": contact_sheet(
-                site.site, [SheetItem(row.id, row.viewpoint or "") for row in rows]
-            ),
+            "contact_sheet": contact_sheet(site.site, [SheetItem(row.id, row.viewpoint or "") for row in rows]),
             "dagster/column_schema": columns(
                 detection_id="uuid: the detection",
                 spec_id="text: margin, size and encoding",

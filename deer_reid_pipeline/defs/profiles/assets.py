@@ -78,12 +78,8 @@ class ReembeddingConfig(dg.Config):
     """How `deer_profiles` re-embeds. The defaults do what is missing and nothing else."""
 
     recipe: str = Field("", description="Built-in recipe to embed under; empty: the live release's.")
-    restart: bool = Field(
-        False, description="Make every vector again instead of going on where a run stopped."
-    )
-    backlog: bool = Field(
-        False, description="Embed detections without an individual too, as the night run does."
-    )
+    restart: bool = Field(False, description="Make every vector again instead of going on where a run stopped.")
+    backlog: bool = Field(False, description="Embed detections without an individual too, as the night run does.")
 
 
 @dg.asset(
@@ -106,9 +102,7 @@ def deer_profiles(
     before = _last_row_count(context)
     recipe = site.site.build_recipe(config.recipe) if config.recipe else site.matcher.recipe
     result = update_profiles(site.site, recipe, context.log.info, again=config.restart)
-    backlog = (
-        embed_backlog(site.site, recipe, context.log.info, again=config.restart) if config.backlog else 0
-    )
+    backlog = embed_backlog(site.site, recipe, context.log.info, again=config.restart) if config.backlog else 0
     check = check_profiles(site.site)
     return dg.MaterializeResult(
         metadata={

@@ -1,0 +1,104 @@
+"""Fixtures for all tests: one embedded server a session, a fresh migrated database a test, and the labelled data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from deer_reid_pipeline.store import migrate
+from deer_reid_pipeline.store.database import Database
+from deer_reid_pipeline.store.embedded import EmbeddedServer, start_embedded
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def run_sql(url: str, statement: str) -> None:
+    """Run one statement outside a transaction (CREATE DATABASE and the like)."""
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+
+
+@pytest.fixture(scope="session")
+def make_home() -> Iterator[Callable[[], Path]]:
+    """Makes empty homes that the server's OS user can reach, as pytest's own tmp_path is not when run by root."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="deer-reid-test-"))
+        folder.chmod(0o711)
+        made.append(folder)
+        return folder
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server(make_home: Callable[[], Path]) -> Iterator[EmbeddedServer]:
+    """One embedded PostgreSQL for the whole session."""
+    running = start_embedded(make_home())
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_template(server: EmbeddedServer) -> str:
+    """Name of a database at the newest revision, to be copied."""
+    run_sql(server.url("postgres"), "CREATE DATABASE migrated")
+    migrate.upgrade(server.url("migrated"))
+    return "migrated"
+
+
+@pytest.fixture
+def empty_database_url(server: EmbeddedServer) -> Iterator[str]:
+    """A database with nothing in it."""
+    yield from _fresh_database(server, "template1")
+
+
+@pytest.fixture
+def database_url(server: EmbeddedServer, migrated_template: str) -> Iterator[str]:
+    """A migrated database without rows."""
+    yield from _fresh_database(server, migrated_template)
+
+
+@pytest.fixture
+def database(database_url: str, server: EmbeddedServer) -> Iterator[Database]:
+    """An open, migrated database without rows."""
+    opened = Database(database_url, server=server)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The labelled development pictures."""
+    folder = Path(os.environ.get("DEER_REID_DATA") or REPO.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no labelled pictures in {folder}: set DEER_REID_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights_dir(data_dir: Path) -> Path:
+    """The weight files beside the labelled pictures."""
+    folder = data_dir.parent / "weights"
+    if not folder.is_dir():
+        pytest.skip(f"no weight files in {folder}: set DEER_REID_DATA to the folder beside them")
+    return folder
+
+
+def _fresh_database(server: EmbeddedServer, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    run_sql(server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.url(name)
+    run_sql(server.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
