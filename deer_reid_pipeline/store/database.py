@@ -45,9 +45,7 @@ class Database:
         server: the embedded server behind it, None if the server is external.
     """
 
-    def __init__(
-        self, url: str, dagster_url: str | None = None, server: EmbeddedServer | None = None
-    ) -> None:
+    def __init__(self, url: str, dagster_url: str | None = None, server: EmbeddedServer | None = None) -> None:
         self._url = _url(url, "DATABASE_URL")
         self._dagster_url = (
             self._url.set(database=DAGSTER_DATABASE_NAME)
@@ -112,13 +110,10 @@ class Database:
         if found == wanted:
             return
         if found is None:
-            raise DatabaseError(
-                f"the database {self.safe_url} has no pipeline tables yet: run deer-reid init"
-            )
+            raise DatabaseError(f"the database {self.safe_url} has no pipeline tables yet: run deer-reid init")
         if migrate.known(found):
             raise DatabaseError(
-                f"the database {self.safe_url} is at revision {found}, this version needs {wanted}: "
-                "run deer-reid init"
+                f"the database {self.safe_url} is at revision {found}, this version needs {wanted}: run deer-reid init"
             )
         raise DatabaseError(
             f"the database {self.safe_url} is at revision {found}, which this version (at {wanted}) does not "
@@ -200,9 +195,7 @@ def _url(value: str, variable: str) -> URL:
     try:
         url = make_url(value)
     except (ArgumentError, ValueError):
-        raise DatabaseError(
-            f"{wanted}; it cannot be read as a URL (special characters are written %40)"
-        ) from None
+        raise DatabaseError(f"{wanted}; it cannot be read as a URL (special characters are written %40)") from None
     if url.drivername not in kinds:
         raise DatabaseError(f"{wanted}; it begins with {url.drivername}://, and only PostgreSQL has pgvector")
     if not url.database:
@@ -228,9 +221,7 @@ def _engine(url: URL, *, autocommit: bool = False) -> Engine:
 def _said(error: DBAPIError, url: URL) -> str:
     """What the server or libpq said, in one ASCII line without the password."""
     said = " ".join(str(error.orig).split())
-    said = (
-        re.sub(r"connection to server (at|on socket) .*? failed: ", "", said).removeprefix("FATAL: ").strip()
-    )
+    said = re.sub(r"connection to server (at|on socket) .*? failed: ", "", said).removeprefix("FATAL: ").strip()
     for secret in (url.password, *(value for key, value in url.query.items() if "password" in key.lower())):
         if secret:
             said = said.replace(str(secret), "***")
@@ -257,8 +248,7 @@ def _check_server(database: Database) -> None:
             server = connection.execute(text("SHOW server_version_num")).scalar_one()
             if int(server) // 10000 < MIN_POSTGRES:
                 raise DatabaseError(
-                    f"{database.safe_url} is PostgreSQL {int(server) // 10000}; "
-                    f"upgrade it to {MIN_POSTGRES} or newer"
+                    f"{database.safe_url} is PostgreSQL {int(server) // 10000}; upgrade it to {MIN_POSTGRES} or newer"
                 )
             _check_pgvector(connection, database.safe_url)
     except DBAPIError as error:
@@ -279,9 +269,7 @@ def _check_pgvector(connection: Connection, shown: str) -> None:
     if installed is None and _version(offered) >= MIN_PGVECTOR:
         try:
             with connection.begin_nested():
-                connection.execute(
-                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": migrate.MIGRATION_LOCK}
-                )
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": migrate.MIGRATION_LOCK})
                 connection.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
         except DBAPIError as error:
             raise DatabaseError(

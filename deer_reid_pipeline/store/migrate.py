@@ -39,9 +39,7 @@ OWNER_ONLY = {
 """The owner's columns and indexes that the pipeline does not use, so that the models do not have them."""
 
 
-def include_object(
-    item: object, name: str | None, kind: str, reflected: bool, compare_to: object | None
-) -> bool:
+def include_object(item: object, name: str | None, kind: str, reflected: bool, compare_to: object | None) -> bool:
     """What Alembic's autogenerate compares: all but the owner's own columns and the migrations' own table."""
     if kind == "table":
         return name != "deer_reid_undo"
@@ -59,9 +57,7 @@ def migrations_dir() -> Path:
     for folder in (package / "_share" / "migrations", package.parent / "migrations"):
         if (folder / "env.py").is_file() and (folder / "versions").is_dir():
             return folder
-    raise DatabaseError(
-        "the database migrations are missing from this installation; install deer-reid-pipeline again"
-    )
+    raise DatabaseError("the database migrations are missing from this installation; install deer-reid-pipeline again")
 
 
 def head() -> str:
@@ -132,9 +128,7 @@ def _run(url: str | URL, what: str, step: Callable[[Config], None]) -> None:
             config.attributes["connection"] = connection
             step(config)
     except DBAPIError as error:
-        raise DatabaseError(
-            f"the database could not be {what}, nothing was changed: {_reason(error)}"
-        ) from error
+        raise DatabaseError(f"the database could not be {what}, nothing was changed: {_reason(error)}") from error
     except CommandError as error:
         raise DatabaseError(
             f"the database could not be {what}, nothing was changed: {error}; "

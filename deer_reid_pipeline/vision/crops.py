@@ -110,9 +110,7 @@ def decode_crop(source: bytes | str | Path) -> Pixels:
         with Image.open(io.BytesIO(source), formats=["JPEG"]) as image:
             return np.ascontiguousarray(np.asarray(image.convert("RGB")))
     except OSError as error:
-        raise ImageError(
-            "unreadable", f"stored crop of {len(source)} bytes is not a whole JPEG: {error}"
-        ) from error
+        raise ImageError("unreadable", f"stored crop of {len(source)} bytes is not a whole JPEG: {error}") from error
 
 
 def inner_part(pixels: Pixels, share: float) -> Pixels:

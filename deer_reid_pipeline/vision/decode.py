@@ -70,9 +70,7 @@ class ImageInfo:
     grey: bool
 
 
-def inspect_image(
-    path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS, min_side: int = MIN_SIDE
-) -> ImageInfo:
+def inspect_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS, min_side: int = MIN_SIDE) -> ImageInfo:
     """Check that a file is a whole picture, and read its facts.
 
     Size limits are applied to the header; after that every byte is decoded (JPEG at reduced scale), so that a
@@ -150,8 +148,10 @@ def _identify(stream: Any, path: Path) -> Any:
         raise ImageError("empty_file", f"{path.name} is empty")
     Image.init()
     for name in FORMATS:
+        if name not in Image.OPEN:  # MPO: such files open as JPEG
+            continue
         factory, accept = Image.OPEN[name]
-        accepted = accept(prefix) if accept else False  # MPO has no prefix of its own: its files open as JPEG
+        accepted = accept(prefix) if accept else False
         if not accepted or isinstance(accepted, str):
             continue
         stream.seek(0)
@@ -169,8 +169,7 @@ def _identify(stream: Any, path: Path) -> Any:
 def _looks_truncated(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, EOFError | struct.error) or any(
-        word in text
-        for word in ("truncat", "unexpected end", "incomplete", "not enough", "eof", "broken png")
+        word in text for word in ("truncat", "unexpected end", "incomplete", "not enough", "eof", "broken png")
     )
 
 

@@ -63,9 +63,7 @@ class OnnxDetector:
     def __init__(self, path: str | Path, min_confidence: float = MIN_CONFIDENCE, threads: int = 2) -> None:
         path = Path(path)
         if not path.is_file():
-            raise WeightsError(
-                f"detector {path} does not exist; put it there, or set DEER_REID_DETECTOR=none"
-            )
+            raise WeightsError(f"detector {path} does not exist; put it there, or set DEER_REID_DETECTOR=none")
         runtime = _imported("onnxruntime", "onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -128,9 +126,7 @@ class MegaDetector:
 
     def detect(self, pixels: Pixels) -> list[DetectedBox]:
         """Boxes (animals, people, vehicles) in uint8 [h, w, 3] RGB, by falling confidence."""
-        found = self._detector.generate_detections_one_image(
-            pixels, "picture", detection_threshold=self.min_confidence
-        )
+        found = self._detector.generate_detections_one_image(pixels, "picture", detection_threshold=self.min_confidence)
         if found.get("failure"):
             raise WeightsError(f"MegaDetector failed on a picture: {found['failure']}")
         boxes = []
@@ -142,9 +138,7 @@ class MegaDetector:
         return sorted(boxes, key=lambda box: -box.confidence)
 
 
-def open_detector(
-    which: str, search_dirs: Sequence[Path], min_confidence: float = MIN_CONFIDENCE
-) -> Detector:
+def open_detector(which: str, search_dirs: Sequence[Path], min_confidence: float = MIN_CONFIDENCE) -> Detector:
     """The detector that a setting names.
 
     Args:
@@ -176,9 +170,7 @@ def open_detector(
         return OnnxDetector(which, min_confidence)
     if which.endswith(".pt"):
         return MegaDetector(which, min_confidence)
-    raise WeightsError(
-        f"unknown detector {which!r}; use auto, none, onnx, megadetector, or an .onnx or .pt file"
-    )
+    raise WeightsError(f"unknown detector {which!r}; use auto, none, onnx, megadetector, or an .onnx or .pt file")
 
 
 def decode_yolox(
@@ -218,6 +210,4 @@ def _imported(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise WeightsError(
-            f"this detector needs {package}; install it with 'pip install {package}'"
-        ) from error
+        raise WeightsError(f"this detector needs {package}; install it with 'pip install {package}'") from error

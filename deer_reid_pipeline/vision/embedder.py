@@ -59,9 +59,7 @@ def resolve_device(device: str = "auto") -> torch.device:
     if wanted.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (wanted.index or 0) >= count:
-            raise EmbeddingError(
-                f"device {device} is absent: {count} CUDA devices here; set DEER_REID_DEVICE=auto"
-            )
+            raise EmbeddingError(f"device {device} is absent: {count} CUDA devices here; set DEER_REID_DEVICE=auto")
         return torch.device("cuda", wanted.index or 0)
     if wanted.type == "mps" and not torch.backends.mps.is_available():
         raise EmbeddingError("device mps is absent on this machine; set DEER_REID_DEVICE=auto")
@@ -95,9 +93,7 @@ class Embedder:
         EmbeddingError: the device is absent.
     """
 
-    def __init__(
-        self, recipe: Recipe, store: WeightStore, device: str = "auto", threads: int | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, store: WeightStore, device: str = "auto", threads: int | None = None) -> None:
         self.recipe = recipe
         self.device = resolve_device(device)
         if threads is not None:
@@ -109,9 +105,7 @@ class Embedder:
             if key in used
         }
         self._projectors = {
-            name: Projector(branch, recipe.features(name), store.models.load(branch.projection.sha256)).to(
-                self.device
-            )
+            name: Projector(branch, recipe.features(name), store.models.load(branch.projection.sha256)).to(self.device)
             for name, branch in recipe.branches.items()
         }
         self._forward = threading.Lock()
@@ -130,8 +124,7 @@ class Embedder:
             for name, values in self._embed(crops[start : start + MAX_BATCH], seconds).items():
                 parts[name].append(values)
         vectors = {
-            name: np.concatenate(each) if each else np.zeros((0, DIMENSION), np.float32)
-            for name, each in parts.items()
+            name: np.concatenate(each) if each else np.zeros((0, DIMENSION), np.float32) for name, each in parts.items()
         }
         for name, values in vectors.items():
             norms = np.linalg.norm(values, axis=1)
@@ -170,9 +163,7 @@ class Embedder:
                 vectors[name] = values.float().cpu().numpy()
         return vectors
 
-    def _pooled(
-        self, crops: Sequence[Pixels], seconds: dict[str, float]
-    ) -> dict[str, dict[Tap, torch.Tensor]]:
+    def _pooled(self, crops: Sequence[Pixels], seconds: dict[str, float]) -> dict[str, dict[Tap, torch.Tensor]]:
         with self._timed("preprocess", seconds):
             laid_out = {spec: lay_out(crops, spec) for spec in self._preprocesses()}
         pooled = {}

@@ -38,22 +38,16 @@ class Projector(nn.Module):
         for index, (size, out) in enumerate(zip(features, branch.projection.outputs, strict=True)):
             weight, bias = tensors.get(f"tap{index}.weight"), tensors.get(f"tap{index}.bias")
             expected |= {f"tap{index}.weight", f"tap{index}.bias"}
-            if (
-                weight is None
-                or tuple(weight.shape) != (out, size)
-                or (bias is not None and bias.shape != (out,))
-            ):
+            if weight is None or tuple(weight.shape) != (out, size) or (bias is not None and bias.shape != (out,)):
                 shape = None if weight is None else tuple(weight.shape)
                 raise WeightsError(
-                    f"projection {branch.projection.sha256[:12]} has tap{index} of shape {shape}, "
-                    f"not {(out, size)}"
+                    f"projection {branch.projection.sha256[:12]} has tap{index} of shape {shape}, not {(out, size)}"
                 )
             self.register_buffer(f"weight{index}", weight.float())
             self.register_buffer(f"bias{index}", None if bias is None else bias.float())
         if set(tensors) - expected:
             raise WeightsError(
-                f"projection {branch.projection.sha256[:12]} holds unknown tensors: "
-                f"{sorted(set(tensors) - expected)}"
+                f"projection {branch.projection.sha256[:12]} holds unknown tensors: {sorted(set(tensors) - expected)}"
             )
 
     def forward(self, pooled: Mapping[Tap, torch.Tensor]) -> torch.Tensor:
@@ -66,9 +60,7 @@ class Projector(nn.Module):
         return nn.functional.normalize(joined, dim=1)
 
 
-def linear_projection(
-    models: ModelFiles, features: Sequence[int], outputs: Sequence[int], seed: int
-) -> Projection:
+def linear_projection(models: ModelFiles, features: Sequence[int], outputs: Sequence[int], seed: int) -> Projection:
     """The owner's untrained Linear layers (torch's default initialisation, with bias), saved.
 
     Args:

@@ -88,10 +88,7 @@ def how_to_get(file: PublishedFile, folder: Path) -> str:
     lite = "or set DEER_REID_RECIPE=lite, which needs no download"
     if file.url:
         return f"put {file.url} into {folder}, {lite}"
-    return (
-        f"put it ({file.origin}) into {folder}, or name your own file for it in "
-        f"{folder / 'weights.json'}, {lite}"
-    )
+    return f"put it ({file.origin}) into {folder}, or name your own file for it in {folder / 'weights.json'}, {lite}"
 
 
 def log_progress(name: str, done: int, total: int) -> None:

@@ -129,9 +129,7 @@ class Branch(_Data):
         outputs = self.projection.outputs
         if len(outputs) != len(self.taps):
             raise ValueError(f"{len(self.taps)} taps but {len(outputs)} projection outputs")
-        fits = (
-            sum(outputs) == DIMENSION if self.projection.combine == "concat" else set(outputs) == {DIMENSION}
-        )
+        fits = sum(outputs) == DIMENSION if self.projection.combine == "concat" else set(outputs) == {DIMENSION}
         if not fits:
             raise ValueError(f"projection outputs {outputs} do not make {DIMENSION} dimensions")
         return self
@@ -148,9 +146,7 @@ class Recipe(_Data):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if set(self.branches) != set(BRANCHES):
-            raise ValueError(
-                f"branches must be exactly {', '.join(BRANCHES)}, not {', '.join(self.branches)}"
-            )
+            raise ValueError(f"branches must be exactly {', '.join(BRANCHES)}, not {', '.join(self.branches)}")
         for name, branch in self.branches.items():
             backbone = self.backbones.get(branch.backbone)
             if backbone is None:
@@ -204,14 +200,11 @@ class Recipe(_Data):
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
             raise RecipeError(
-                f"recipe has format_version {version!r}, this version reads {FORMAT_VERSION}; "
-                "update deer-reid-pipeline"
+                f"recipe has format_version {version!r}, this version reads {FORMAT_VERSION}; update deer-reid-pipeline"
             )
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "recipe"
-            raise RecipeError(
-                f"recipe {data.get('name')!r} cannot be used: {place}: {first['msg']}"
-            ) from error
+            raise RecipeError(f"recipe {data.get('name')!r} cannot be used: {place}: {first['msg']}") from error

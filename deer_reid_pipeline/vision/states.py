@@ -54,9 +54,7 @@ def load_into(model: torch.nn.Module, state: State, what: str) -> None:
         "of another shape": sorted(
             k for k in own if k in state and k not in counters and own[k].shape != state[k].shape
         ),
-        "not finite": sorted(
-            key for key in own if key in state and not bool(torch.isfinite(state[key].float()).all())
-        ),
+        "not finite": sorted(key for key in own if key in state and not bool(torch.isfinite(state[key].float()).all())),
     }
     for problem, keys in problems.items():
         if keys:

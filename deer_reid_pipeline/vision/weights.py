@@ -116,9 +116,7 @@ class WeightStore:
             if declared is not None:
                 path = folder / declared["file"]
                 if not path.is_file():
-                    raise WeightsError(
-                        f"{folder / DECLARATION} names {path} for {arch}, which does not exist"
-                    )
+                    raise WeightsError(f"{folder / DECLARATION} names {path} for {arch}, which does not exist")
                 yield path, declared["sha256"], "declared"
         published = PUBLISHED[arch]
         for folder in self.search_dirs:
@@ -144,9 +142,7 @@ class WeightStore:
             lock = FileLock(str(target) + ".lock")
             lock.acquire()
         except OSError as error:
-            raise WeightsError(
-                f"{file.name} cannot be kept in {folder}: {error.strerror or error}"
-            ) from error
+            raise WeightsError(f"{file.name} cannot be kept in {folder}: {error.strerror or error}") from error
         try:
             if not target.is_file():
                 download(file, target, self.progress)

@@ -170,9 +170,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(home: Path, monkeypatch
     assert query(server, "SELECT 1") == 1
 
 
-def test_no_room_for_a_new_database_is_one_line(
-    make_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_for_a_new_database_is_one_line(make_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     full = "initdb: error: could not write to file: No space left on device"
     monkeypatch.setattr(embedded, "_command", lambda *_, **__: (1, full))
     home = make_home()

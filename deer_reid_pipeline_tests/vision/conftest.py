@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from deer_reid_pipeline.vision.backbones import build_network
+from deer_reid_pipeline.vision.backbones import Network, build_network
+from deer_reid_pipeline.vision.crops import squash
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.projections import linear_projection
 from deer_reid_pipeline.vision.recipe import Backbone, Branch, Preprocess, Recipe, Tap
@@ -55,14 +56,16 @@ def crops() -> list[Pixels]:
     return draw_crops(6)
 
 
-def save_stand_in(folder: Path, arch: str, seed: int = 7) -> torch.nn.Module:
+def save_stand_in(folder: Path, arch: str, seed: int = 7) -> Network:
     """Random weights with the right keys as a `.pth` that `weights.json` declares; returns the network."""
     torch.manual_seed(seed)
     network = build_network(arch, 224, 224)
-    for module in network.modules():  # running statistics that are not the identity, as in a trained file
+    for module in network.modules():  # statistics of real inputs, as in a trained file; else all crops look alike
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
+            module.momentum = 1.0
+    laid_out = torch.from_numpy(np.stack([squash(crop, 96, 96) for crop in draw_crops(16, seed)]))
+    with torch.no_grad():
+        network.train().forward_taps(laid_out.permute(0, 3, 1, 2).float().div(64).sub(2), ["head"])
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), folder / f"{arch}.pth")
     declare(folder, arch, f"{arch}.pth")
@@ -96,11 +99,7 @@ def make_small_recipe(store: WeightStore) -> Recipe:
     )
     return Recipe(
         name="small",
-        backbones={
-            "main": Backbone(
-                arch="mobilenet_v2", weights=store.resolve("mobilenet_v2"), preprocess=preprocess
-            )
-        },
+        backbones={"main": Backbone(arch="mobilenet_v2", weights=store.resolve("mobilenet_v2"), preprocess=preprocess)},
         branches={
             "baseline": _branch(store, last, [1280], [512], 1),
             "multiscale": _branch(store, several, [128, 320, 1280, 1280], [128] * 4, 2),
@@ -109,9 +108,5 @@ def make_small_recipe(store: WeightStore) -> Recipe:
     )
 
 
-def _branch(
-    store: WeightStore, taps: tuple[Tap, ...], features: list[int], outputs: list[int], seed: int
-) -> Branch:
-    return Branch(
-        backbone="main", taps=taps, projection=linear_projection(store.models, features, outputs, seed)
-    )
+def _branch(store: WeightStore, taps: tuple[Tap, ...], features: list[int], outputs: list[int], seed: int) -> Branch:
+    return Branch(backbone="main", taps=taps, projection=linear_projection(store.models, features, outputs, seed))

@@ -49,9 +49,7 @@ def test_resnet_taps_equal_forward_hooks_on_plain_torchvision(tmp_path: Path) ->
     network = loaded(tmp_path, "resnet50").to(memory_format=torch.channels_last)
     with torch.inference_mode():
         whole(x)
-        maps = network.forward_taps(
-            x.contiguous(memory_format=torch.channels_last), ["layer2", "layer3", "layer4"]
-        )
+        maps = network.forward_taps(x.contiguous(memory_format=torch.channels_last), ["layer2", "layer3", "layer4"])
     for name in ("layer2", "layer3", "layer4"):
         torch.testing.assert_close(maps[name].contiguous(), seen[name], atol=1e-4, rtol=1e-4)
     pooled = functional.adaptive_avg_pool2d(maps["layer4"], 1)
@@ -73,9 +71,7 @@ def test_efficientnet_b0_equals_its_package(tmp_path: Path, size: tuple[int, int
     with torch.inference_mode():
         expected = functional.adaptive_avg_pool2d(whole.extract_features(x), 1)
         ends = whole.extract_endpoints(x)
-        maps = network.forward_taps(
-            x.contiguous(memory_format=torch.channels_last), CHANNELS["efficientnet_b0"]
-        )
+        maps = network.forward_taps(x.contiguous(memory_format=torch.channels_last), CHANNELS["efficientnet_b0"])
     found = functional.adaptive_avg_pool2d(maps["head"], 1)
     torch.testing.assert_close(found.contiguous(), expected, atol=1e-4, rtol=1e-4)
     for layer, end in (("stride8", "reduction_3"), ("stride16", "reduction_4"), ("stride32", "reduction_5")):

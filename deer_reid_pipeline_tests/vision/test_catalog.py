@@ -75,9 +75,7 @@ def test_the_original_is_the_owners_design(tmp_path: Path) -> None:
         assert (spec.mean, spec.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert build_recipe("original", store) == recipe
     again = WeightStore([tmp_path], tmp_path / "elsewhere", allow_random=True)
-    assert build_recipe("original", again).id == recipe.id, (
-        "a restart or another machine makes the same Linears"
-    )
+    assert build_recipe("original", again).id == recipe.id, "a restart or another machine makes the same Linears"
 
 
 def test_the_reference_does_not_count_one_vector_twice(tmp_path: Path) -> None:

@@ -77,9 +77,7 @@ def test_a_sliver_gives_at_least_one_pixel() -> None:
     assert cut_crop(gradient(4000, 20), (0, 0.5, 1, 0.01), CropSpec(0, 100)).shape == (1, 100, 3)
 
 
-@pytest.mark.parametrize(
-    "box", [(0, 0, 0, 1), (0, 0, float("nan"), 1), (1.2, 0, 0.1, 0.1), (-0.5, 0, 0.4, 1)]
-)
+@pytest.mark.parametrize("box", [(0, 0, 0, 1), (0, 0, float("nan"), 1), (1.2, 0, 0.1, 0.1), (-0.5, 0, 0.4, 1)])
 def test_an_impossible_box_is_an_error(box: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="box"):
         cut_crop(gradient(100, 100), box, WIDE)

@@ -22,9 +22,7 @@ def picture(width: int = 64, height: int = 48) -> Image.Image:
     """Smooth, coloured, different in every corner."""
     y, x = np.mgrid[0:height, 0:width]
     return Image.fromarray(
-        np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(
-            np.uint8
-        )
+        np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(np.uint8)
     )
 
 

@@ -72,7 +72,7 @@ def test_yolox_decoding_against_a_plain_loop() -> None:
     for index, (column, row, stride) in enumerate(grid):
         x, y = (cells[index, 0] + column) * stride, (cells[index, 1] + row) * stride
         w, h = np.exp(cells[index, 2]) * stride, np.exp(cells[index, 3]) * stride
-        np.testing.assert_allclose(corners[index], [x - w / 2, y - h / 2, x + w / 2, y + h / 2], rtol=1e-5)
+        np.testing.assert_allclose(corners[index], [x - w / 2, y - h / 2, x + w / 2, y + h / 2], atol=1e-4)
         animal = cells[index, 4] * sum(cells[index, 5 + number] for number in range(14, 24))
         np.testing.assert_allclose(scores["animal"][index], animal, rtol=1e-5)
         np.testing.assert_allclose(scores["person"][index], cells[index, 4] * cells[index, 5], rtol=1e-5)
@@ -188,9 +188,7 @@ def test_megadetector_is_optional_and_used_by_its_own_contract(monkeypatch: pyte
     }
 
     class Model:
-        def generate_detections_one_image(
-            self, image: np.ndarray, image_id: str, detection_threshold: float
-        ) -> Any:
+        def generate_detections_one_image(self, image: np.ndarray, image_id: str, detection_threshold: float) -> Any:
             assert image.dtype == np.uint8
             assert detection_threshold == 0.25
             return answer
@@ -228,9 +226,7 @@ def test_the_light_detector_finds_deer_on_trail_cameras(data_dir: Path, weights_
         if Path(image["file"]).name not in frames:
             continue
         drawn = np.array([each["bbox"] for each in image["detections"]]).reshape(-1, 4)
-        boxes = [
-            box for box in detector.detect(decode_image(folder / image["file"])) if box.category == "animal"
-        ]
+        boxes = [box for box in detector.detect(decode_image(folder / image["file"])) if box.category == "animal"]
         seen = np.array([box.xywh for box in boxes]).reshape(-1, 4)
         overlap = iou(*(np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1) for b in (seen, drawn)))
         best = overlap.max(axis=1) if overlap.size else np.zeros(len(seen))

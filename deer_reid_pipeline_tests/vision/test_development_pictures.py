@@ -27,20 +27,16 @@ def test_infrared_frames_are_told_from_day_frames(data_dir: Path) -> None:
     assert sum(inspect_image(path).grey for path in nyala) <= 2
 
 
-def test_the_same_animal_is_more_alike_than_another(
-    data_dir: Path, weights_dir: Path, tmp_path: Path
-) -> None:
-    """ROC-AUC on same-flank pairs of different encounters; 0.70 on the whole set, so the way through is right."""
+def test_the_same_animal_is_more_alike_than_another(data_dir: Path, weights_dir: Path, tmp_path: Path) -> None:
+    """ROC-AUC on same-flank pairs of different encounters: 0.70 on the whole set."""
     with (data_dir / "nyala" / "observations.csv").open(encoding="ascii") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["viewpoint"] == "left"][:160]
+        rows = [row for row in csv.DictReader(stream) if row["viewpoint"] == "left"][:100]
     store = WeightStore([weights_dir], tmp_path, offline=True)
     embedder = Embedder(build_recipe("mobile", store, lambda: draw_crops(8)), store, "cpu")
     crops = [decode_crop(cut_crops(data_dir / "nyala" / row["filePath"], [(0, 0, 1, 1)])[0]) for row in rows]
     vectors = embedder.embed(crops).vectors
     same = np.array([[a["individualID"] == b["individualID"] for b in rows] for a in rows])
-    apart = np.array([[a["eventID"] != b["eventID"] for b in rows] for a in rows]) & np.triu(
-        np.ones_like(same), 1
-    )
+    apart = np.array([[a["eventID"] != b["eventID"] for b in rows] for a in rows]) & np.triu(np.ones_like(same), 1)
     for name, values in vectors.items():
         cosines = values @ values.T
         genuine, impostor = cosines[same & apart], cosines[~same & apart]

@@ -42,9 +42,7 @@ def test_vectors_are_unit_float32_for_every_branch(embedder: Embedder, crops: li
     assert all(value > 0 for value in batch.seconds.values())
 
 
-def test_vectors_are_what_the_recipe_says(
-    embedder: Embedder, small_store: WeightStore, crops: list[Pixels]
-) -> None:
+def test_vectors_are_what_the_recipe_says(embedder: Embedder, small_store: WeightStore, crops: list[Pixels]) -> None:
     """The whole path again, with torchvision's own network and float64 at the end."""
     from torchvision.models import mobilenet_v2
 

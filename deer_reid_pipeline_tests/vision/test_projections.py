@@ -32,7 +32,7 @@ def test_signs_are_the_bits_of_shake_256() -> None:
             index = row * 24 + column
             bit = stream[index // 8] >> (7 - index % 8) & 1
             assert signs[row, column] == 2 * bit - 1
-    assert hashlib.sha256(signs.tobytes()).hexdigest().startswith("SIGNS"), (
+    assert hashlib.sha256(signs.tobytes()).hexdigest().startswith("b1023cb346af9331"), (
         "stored recipes depend on these bits"
     )
 
@@ -49,15 +49,11 @@ def test_a_sign_projection_keeps_lengths_and_angles() -> None:
 
 def test_the_folded_map_is_centre_scale_signs(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    fitted = [
-        (rng.gamma(2, 1, (40, size)) * scale).astype(np.float32) for size, scale in ((48, 1.0), (96, 30.0))
-    ]
+    fitted = [(rng.gamma(2, 1, (40, size)) * scale).astype(np.float32) for size, scale in ((48, 1.0), (96, 30.0))]
     projection = sign_projection(ModelFiles(tmp_path), fitted, (256, 256), "seed", "digest")
     branch = Branch(backbone="main", taps=TAPS, projection=projection)
     projector = Projector(branch, [48, 96], ModelFiles(tmp_path).load(projection.sha256))
-    fresh = [
-        (rng.gamma(2, 1, (9, size)) * scale).astype(np.float32) for size, scale in ((48, 1.0), (96, 30.0))
-    ]
+    fresh = [(rng.gamma(2, 1, (9, size)) * scale).astype(np.float32) for size, scale in ((48, 1.0), (96, 30.0))]
     found = projector(dict(zip(TAPS, map(torch.from_numpy, fresh), strict=True))).numpy()
     parts = []
     for index, (values, known) in enumerate(zip(fresh, fitted, strict=True)):
@@ -116,15 +112,11 @@ def test_a_batch_norm_neck_and_a_joint_map_are_expressible(tmp_path: Path) -> No
     models = ModelFiles(tmp_path)
     sha256 = models.save({"tap0.weight": weight[:, :48], "tap0.bias": bias, "tap1.weight": weight[:, 48:]})
     projection = Projection(kind="trained", sha256=sha256, outputs=(512, 512), combine="sum")
-    projector = Projector(
-        Branch(backbone="main", taps=TAPS, projection=projection), [48, 96], models.load(sha256)
-    )
+    projector = Projector(Branch(backbone="main", taps=TAPS, projection=projection), [48, 96], models.load(sha256))
     first, second = torch.rand(4, 48), torch.rand(4, 96)
     with torch.inference_mode():
         expected = torch.nn.functional.normalize(neck(linear(torch.cat([first, second], dim=1))))
-        torch.testing.assert_close(
-            projector({TAPS[0]: first, TAPS[1]: second}), expected, atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(projector({TAPS[0]: first, TAPS[1]: second}), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:

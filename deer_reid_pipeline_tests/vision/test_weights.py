@@ -145,9 +145,7 @@ def test_keys_and_shapes_must_fit() -> None:
     good = network.state_dict()
     load_into(network, good, "x")
     first = "features.0.0.weight"
-    load_into(
-        network, {k: v for k, v in good.items() if "num_batches" not in k}, "older files have no counters"
-    )
+    load_into(network, {k: v for k, v in good.items() if "num_batches" not in k}, "older files have no counters")
     for wrong, says in (
         ({k: v for k, v in good.items() if k != first}, f"missing: {first}"),
         ({**good, "extra": torch.zeros(1)}, "unknown: extra"),
@@ -162,9 +160,7 @@ def test_keys_and_shapes_must_fit() -> None:
 
 def test_random_weights_only_on_request_and_always_the_same(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
-    refs = [
-        WeightStore([tmp_path], tmp_path / "m", allow_random=True).resolve("mobilenet_v2") for _ in range(2)
-    ]
+    refs = [WeightStore([tmp_path], tmp_path / "m", allow_random=True).resolve("mobilenet_v2") for _ in range(2)]
     assert torch.equal(before, torch.random.get_rng_state()), "nobody else's random numbers move"
     assert refs[0] == refs[1]
     assert refs[0].random

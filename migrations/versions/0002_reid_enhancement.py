@@ -56,10 +56,11 @@ def upgrade() -> None:
     for name, (kind, default, comment) in COLUMNS.items():
         connection.exec_driver_sql(f"ALTER TABLE deer ADD COLUMN IF NOT EXISTS {name} {kind}{default}")
         connection.exec_driver_sql(f"COMMENT ON COLUMN deer.{name} IS '{comment}'")
+    _check_columns(connection)
     for name, (definition, comment) in INDEXES.items():
         connection.exec_driver_sql(f"CREATE INDEX IF NOT EXISTS {name} ON deer {definition}")
         connection.exec_driver_sql(f"COMMENT ON INDEX {name} IS '{comment}'")
-    _check(connection)
+    _check_indexes(connection)
 
 
 def downgrade() -> None:
@@ -80,8 +81,8 @@ def _check_pgvector(connection: sa.Connection) -> None:
         )
 
 
-def _check(connection: sa.Connection) -> None:
-    """Three columns of the right type and three valid indexes of the right definition, or nothing."""
+def _check_columns(connection: sa.Connection) -> None:
+    """Three columns of the right type, or nothing."""
     columns = dict(
         connection.execute(
             sa.text(
@@ -96,6 +97,10 @@ def _check(connection: sa.Connection) -> None:
                 f"column deer.{name} is {columns.get(name, 'missing')}, not {kind}: rename or drop what is in the "
                 "way and upgrade again; nothing was changed"
             )
+
+
+def _check_indexes(connection: sa.Connection) -> None:
+    """Three valid indexes of the right definition, or nothing."""
     indexes = dict(
         connection.execute(
             sa.text(
