@@ -21,6 +21,7 @@ import typer
 
 from deer_reid_pipeline import __version__
 from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.shipped import shipped
 from deer_reid_pipeline.terminal import Console, Progress
 
 app = typer.Typer(
@@ -43,6 +44,9 @@ DetectorOption = Annotated[
         "the drop has boxes without identities.",
     ),
 ]
+
+
+RESUME = "Nothing is lost: running the command again goes on where it was"
 
 
 class RecipeName(StrEnum):
@@ -127,9 +131,7 @@ def process(
             outcome = run_job("process_drop_job", partition_key=drop.key, verbose=verbose)
             progress.stop()
             if not outcome.success:
-                raise DeerReidError(
-                    f"drop {drop.key} was not finished: {outcome.error}. Nothing is lost: run the command again"
-                )
+                raise DeerReidError(f"drop {drop.key} was not finished: {outcome.error}. {RESUME}")
     about = describe_drop(site, drop.key)
     summary = summarize(site, drop.key)
     seen = seen_in_drop(site, drop.key)
@@ -137,8 +139,6 @@ def process(
         from deer_reid_pipeline.exports import write_results
 
         write_results(output, [item.row for item in seen])
-    if not summary.images:
-        raise DeerReidError(_nothing_usable(drop.key, about.quarantined))
     console.warnings(about.warnings, about.quarantined)
     console.who_was_seen(seen, summary, matcher, drop.key, time.perf_counter() - started)
     if finished:
@@ -165,12 +165,6 @@ def process(
     )
 
 
-def _nothing_usable(drop: str, quarantined: Any) -> str:
-    first = "; ".join(f"{row.file}: {row.reason}" for row in list(quarantined)[:3])
-    more = f" and {len(quarantined) - 3} more" if len(quarantined) > 3 else ""
-    return f"drop {drop} has no usable picture ({first}{more})"
-
-
 @app.command()
 def serve(
     host: Annotated[
@@ -189,7 +183,7 @@ def serve(
         close_dead_runs(instance)
         instance.event_log_storage.set_concurrency_slots("gpu", 1)
     console.say(f"Dagster is starting on http://{host}:{port} (about half a minute). Ctrl-C stops it.")
-    command = dagster_command("dev", "-m", "deer_reid_pipeline.definitions", "-h", host, "-p", str(port))
+    command = dagster_command("dev", "-w", str(shipped("workspace.yaml")), "-h", host, "-p", str(port))
     environment = {**os.environ, "DATABASE_URL": site.database.url, "DAGSTER_TELEMETRY_DISABLED": "1"}
     if site.settings.database_url is None:
         del environment["DATABASE_URL"]
@@ -224,7 +218,7 @@ def reembed(
     with Progress(console):
         outcome = run_job("reembedding_job", config={"ops": {"deer_profiles": {"config": options}}}, verbose=verbose)
     if not outcome.success:
-        raise DeerReidError(f"re-embedding was not finished: {outcome.error}. Nothing is lost: run the command again")
+        raise DeerReidError(f"re-embedding was not finished: {outcome.error}. {RESUME}")
     counts = vector_counts(site, chosen.id)
     profiles = check_profiles(site)
     seconds = time.perf_counter() - started

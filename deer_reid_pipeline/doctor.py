@@ -74,14 +74,14 @@ def _database(settings: Settings) -> Finding:
 
 
 def _weights(settings: Settings) -> list[Finding]:
-    from deer_reid_pipeline.vision.catalog import ARCHITECTURES
+    from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, architectures
     from deer_reid_pipeline.vision.weights import WeightStore
 
     store = WeightStore(settings.weight_search_dirs, settings.models_dir, offline=True, allow_random=False)
     findings = []
-    for recipe, architectures in ARCHITECTURES.items():
+    for recipe in RECIPE_NAMES:
         try:
-            refs = [store.resolve(arch) for arch in architectures]
+            refs = [store.resolve(arch) for arch in architectures(recipe)]
             findings.append(Finding(f"recipe {recipe}", True, ", ".join(ref.name for ref in refs)))
         except DeerReidError as error:
             chosen = recipe == settings.recipe

@@ -23,6 +23,7 @@ RESULT_COLUMNS = (
     "recipe",
     "viewpoint",
     "method",
+    "candidates",
     "reason",
 )
 OBSERVATION_COLUMNS = (

@@ -1,4 +1,4 @@
-"""Files that are shipped beside the package: `dagster.yaml` and `migrations/`."""
+"""Files that are shipped beside the package: `dagster.yaml`, `workspace.yaml` and `migrations/`."""
 
 from __future__ import annotations
 

@@ -66,19 +66,20 @@ class Console:
         groups: dict[str, list[Seen]] = defaultdict(list)
         for item in seen:
             groups[item.individual or ""].append(item)
-        for name in sorted(groups, key=lambda key: (key == "", key)):
+        for name in sorted(filter(None, groups)):
             items = groups[name]
             methods = {item.row["method"] for item in items}
             scores = [item.row["similarity"] for item in items if item.row["similarity"] is not None]
             table.add_row(
-                plain(name) if name else "(uncertain: to be reviewed)",
+                plain(name),
                 str(items[0].row["sex"] or ""),
-                _by(methods, {item.row["decision"] for item in items}) if name else "nobody yet",
+                _by(methods, {item.row["decision"] for item in items}),
                 str(len({item.row["encounter"] for item in items})),
                 str(len(items)),
                 f"{min(scores):.2f} to {max(scores):.2f}" if scores else "-",
             )
         self.rich.print(table)
+        self._to_be_reviewed(groups.get("", []))
         self.say(
             f"{summary.images} pictures, {summary.detections} detections, {summary.encounters} encounters: "
             f"{summary.matched} matched, {summary.new} new individuals, {summary.uncertain} uncertain "
@@ -90,6 +91,31 @@ class Console:
                 "Thresholds were not yet calibrated on your own animals: similarities rank candidates, they are "
                 "not probabilities."
             )
+
+    def _to_be_reviewed(self, items: Sequence[Seen]) -> None:
+        """Encounters left uncertain, each with its ranked shortlist."""
+        encounters = _shortlists(items)
+        if not encounters:
+            return
+        table = Table(title=f"Uncertain, for a person to look at: {len(encounters)} encounters", box=ASCII2)
+        table.title_justify = "left"
+        for heading in ("first picture", "pictures", "most similar known individuals"):
+            table.add_column(heading, justify="right" if heading == "pictures" else "left", overflow="fold")
+        for members in list(encounters.values())[:MOST_LINES]:
+            row = members[0].row
+            shortlist = "; ".join(str(row["candidates"]).split("; ")[:3]) or str(row["reason"])
+            table.add_row(plain(str(row["filePath"])), str(len(members)), plain(shortlist))
+        self.rich.print(table)
+        if len(encounters) > MOST_LINES:
+            self.say(f"... and {len(encounters) - MOST_LINES} more (--output FILE.csv lists all)")
+
+
+def _shortlists(items: Sequence[Seen]) -> dict[object, list[Seen]]:
+    encounters: dict[object, list[Seen]] = defaultdict(list)
+    for item in items:
+        if item.row["decision"] == "uncertain":
+            encounters[item.row["encounter"]].append(item)
+    return encounters
 
 
 def _by(methods: set[str | None], decisions: set[str | None]) -> str:

@@ -13,9 +13,14 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from deer_reid_pipeline.sample.herd import draw_herd
+from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store import migrate
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.embedded import EmbeddedServer, start_embedded
+from deer_reid_pipeline.vision.catalog import build_recipe
+from deer_reid_pipeline.vision.weights import WeightStore
+from deer_reid_pipeline_tests.sites import settings_for
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -102,3 +107,51 @@ def _fresh_database(server: EmbeddedServer, template: str) -> Iterator[str]:
     run_sql(server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
     yield server.url(name)
     run_sql(server.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def herd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small drawn herd: a drop with `ground_truth.csv` beside its table."""
+    folder = tmp_path_factory.mktemp("herd") / "herd"
+    draw_herd(folder, individuals=5, encounters=14, seed=7, size=(640, 480))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lite_models(make_home: Callable[[], Path]) -> Path:
+    """A model store with the projections of the recipe `lite`, which take a while to make."""
+    home = make_home()
+    folder = home / "models"
+    build_recipe("lite", WeightStore([home / "weights"], folder, offline=True, allow_random=False))
+    return folder
+
+
+@pytest.fixture
+def home(make_home: Callable[[], Path], lite_models: Path) -> Path:
+    """A new home that already has the projections of `lite`."""
+    folder = make_home()
+    shutil.copytree(lite_models, folder / "models")
+    return folder
+
+
+@pytest.fixture
+def site(home: Path, database: Database) -> Site:
+    """An installation on a fresh database, matching with `lite`."""
+    return Site(settings_for(home), database)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where the labelled pictures are there (DEER_REID_REQUIRE_DATA), a data test that skipped is a failure."""
+    skipped = getattr(session.config, "skipped_data_tests", [])
+    if os.environ.get("DEER_REID_REQUIRE_DATA") and skipped:
+        print(f"\nERROR: {len(skipped)} data tests were skipped though the data are there, first: {skipped[0]}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and item.get_closest_marker("data"):
+        skipped = getattr(item.config, "skipped_data_tests", [])
+        item.config.skipped_data_tests = [*skipped, item.nodeid]  # type: ignore[attr-defined]

@@ -118,7 +118,7 @@ def _without_copies(hashes: dict[str, str], claims: Claims, ledger: Ledger) -> l
         kept = claims.get(same[0])
         media.append(MediaRecord(same[0]) if kept is None else kept.record())
         for rel in same[1:]:
-            reason = f"it is the same picture as {printable(same[0], 150)}"
+            reason = f"it is the same picture as {printable(same[0], 150)}; it is stored once"
             copy = claims.get(rel)
             contradicting = sorted(copy.individuals - (kept.individuals if kept else frozenset())) if copy else []
             if contradicting:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class EmbeddingReport:
-    """Detections embedded now, those without a crop, and seconds by stage."""
+    """Detections embedded now, those without a crop, and seconds by branch."""
 
     embedded: int = 0
     without_crop: int = 0
@@ -52,7 +52,7 @@ def embed_detections(
     """Embed these detections from their crops, one transaction a batch, so that a killed run loses one batch.
 
     Args:
-        say: gets one line a batch with the extraction time of each stage.
+        say: gets one line a batch with the extraction time of each branch.
         step: name for progress reports; None reports nothing.
     """
     result = EmbeddingReport()
@@ -82,9 +82,9 @@ def _embed_batch(
     with site.database.session() as session:
         put_embeddings(session, recipe.id, ids, made.vectors)
     result.embedded += len(ids)
-    result.seconds.update(made.seconds)
-    times = ", ".join(f"{stage} {1000 * seconds:.0f} ms" for stage, seconds in made.seconds.items())
-    say(f"embedded {len(ids)} crops: {times}")
+    result.seconds.update(made.branch_seconds)
+    times = ", ".join(f"{branch} {1000 * made.branch_seconds[branch]:.0f} ms" for branch in BRANCHES)
+    say(f"embedded {len(ids)} crops: {times} (branches that share a backbone each count its one pass)")
 
 
 def _load(site: Site, batch: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], list[Pixels]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from deer_reid_pipeline.errors import DropError
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.steps.drops import with_zone
 from deer_reid_pipeline.steps.site import Site
@@ -19,7 +20,10 @@ from deer_reid_pipeline.store.drops import (
     get_drop,
     link_copies,
     link_images,
+    media_with_image,
     media_without_image,
+    pictures_of_other_drops,
+    quarantine_of,
 )
 from deer_reid_pipeline.store.ids import image_id
 from deer_reid_pipeline.store.media import add_images
@@ -47,7 +51,11 @@ def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def store_images(site: Site, drop_key: str) -> ImageReport:
-    """Check and store the pictures of a registered drop, one transaction a batch."""
+    """Check and store the pictures of a registered drop, one transaction a batch.
+
+    Raises:
+        DropError: none of its files is a usable picture.
+    """
     with site.database.session() as session:
         drop = get_drop(session, drop_key)
         assert drop is not None
@@ -70,6 +78,13 @@ def store_images(site: Site, drop_key: str) -> ImageReport:
             report("images", stored + quarantined, len(todo))
     with site.database.session() as session:
         link_copies(session, drop_key)
+        if not media_with_image(session, drop_key):
+            bad_files = quarantine_of(session, drop_key)
+            first = "; ".join(f"{row.file}: {row.reason}" for row in bad_files[:3])
+            raise DropError(f"the drop has no usable picture: {len(bad_files)} files or rows quarantined ({first})")
+        known = pictures_of_other_drops(session, drop_key)
+        if known:
+            add_warnings(session, drop_key, [f"{known} pictures are known from earlier drops: what was decided stands"])
     return ImageReport(stored, quarantined)
 
 

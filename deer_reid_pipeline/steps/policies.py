@@ -5,12 +5,19 @@ from __future__ import annotations
 from deer_reid_pipeline.errors import SettingsError
 from deer_reid_pipeline.reid.matching import MatchPolicy
 
+# Until a calibration is measured on a home's own animals, a first release abstains. On Nyala (1,138 pictures, 142
+# individuals, encounters in time order, 110 known on average) frozen features put the right individual first in 7 % of
+# the returning encounters, and no wrong individual reached 0.90 (lite) or 0.86 (mobile) in 567 searches. Returning
+# encounters scored 0.48 and more in 99 of 100 cases, but on other pictures (the drawn herd) far lower, so that only an
+# animal unlike everything known is opened as new. Everything between is a ranked shortlist for a person.
+_ABSTAINING = MatchPolicy(threshold=0.90, new_below=0.20)
+
 _FIRST = {
     # The owner's design to the letter: each picture by itself against one vector a deer, one cut at 0.40.
     "original": MatchPolicy(threshold=0.40, new_below=0.40, unit="picture", gallery="profile"),
-    "reference": MatchPolicy(threshold=0.80, new_below=0.30),
-    "lite": MatchPolicy(threshold=0.80, new_below=0.30),
-    "mobile": MatchPolicy(threshold=0.80, new_below=0.30),
+    "reference": _ABSTAINING,
+    "lite": _ABSTAINING,
+    "mobile": _ABSTAINING,
 }
 
 

@@ -149,8 +149,8 @@ def identified_in_pictures(
 def results_of_drop(session: Session, drop_key: str) -> list[dict[str, Any]]:
     """One row a standing detection of a drop, with the latest decision about it, in the drop's order.
 
-    Keys: detection_id, encounter, filePath, bboxX, bboxY, bboxWidth, bboxHeight, viewpoint, individualID, decision, method, similarity,
-    probability, recipe, release, reason, sex, source.
+    Keys: detection_id, encounter, filePath, bboxX, bboxY, bboxWidth, bboxHeight, viewpoint, individualID, sex,
+    decision, method, similarity, probability, recipe, release, source, candidates, reason.
     """
     latest = (
         select(MatchDecision)
@@ -190,6 +190,7 @@ def results_of_drop(session: Session, drop_key: str) -> list[dict[str, Any]]:
                 "release": row.release_id,
                 "source": detection.source,
                 "reason": row.reason,
+                "candidates": "; ".join(f"{c['individual']} {c['score']:.3f}" for c in row.candidates or ()),
             }
         )
     return result

@@ -130,6 +130,18 @@ def link_copies(session: Session, drop_key: str) -> None:
     )
 
 
+def pictures_of_other_drops(session: Session, drop_key: str) -> int:
+    """Pictures of this drop that an earlier one brought."""
+    return (
+        session.scalar(
+            select(func.count(func.distinct(Image.id)))
+            .join(DropMedia, DropMedia.image_id == Image.id)
+            .where(DropMedia.drop_key == drop_key, Image.drop_key.is_distinct_from(drop_key))
+        )
+        or 0
+    )
+
+
 def complete_drop(session: Session, drop_key: str, summary: dict[str, Any]) -> None:
     """Mark a drop as processed, with its summary. The first completion stands."""
     session.execute(
@@ -171,7 +183,8 @@ def drop_counts(session: Session, drop_key: str) -> DropCounts:
     detections = session.scalar(
         select(func.count())
         .select_from(Detection)
-        .where(Detection.image_id.in_(in_drop), ~Detection.superseded)
+        .join(DropMedia, DropMedia.image_id == Detection.image_id)
+        .where(DropMedia.drop_key == drop_key, ~Detection.superseded)
     )
     crops = session.scalar(
         select(func.count(func.distinct(DetectionCrop.detection_id)))

@@ -162,7 +162,9 @@ class EmbeddedServer:
             DatabaseError: it does not come up; the text names the server log.
         """
         with _locked(self._place, START_TIMEOUT + STOP_TIMEOUT):
-            if self._process != os.getpid():  # a forked child counts as a client of its own
+            if self._process != os.getpid():  # a forked child becomes a client of its own
+                if self._clients_fd is not None:
+                    os.close(self._clients_fd)
                 self._process, self._clients_fd = os.getpid(), None
             if self._clients_fd is None:
                 self._clients_fd = _hold_clients_lock(self._place)
@@ -249,6 +251,8 @@ def _place(home: Path) -> _Place:
             f"the database of {home} was in {pointed} and is not there any more; put it back, or remove "
             f"{control / 'location'} to begin with an empty one"
         )
+    if os.geteuid() == 0:
+        control.chmod(control.stat().st_mode | 0o011)  # whatever the umask: the data in it are closed themselves
     cluster = pointed or control
     user = _service_user(cluster / "data")
     place = _Place(home, control, cluster, user)
@@ -439,7 +443,12 @@ def _ensure_running(place: _Place, socket_dir: Path) -> None:
         now = time.monotonic()
         if now - begun > START_TIMEOUT:
             raise _failure(place, f"did not answer within {START_TIMEOUT:.0f} s", log_start)
-        if state == "down" and _postmaster_pid(place.data) is None:
+        running = _postmaster_pid(place.data) is not None
+        if state == "down" and running and _lost_socket(place, socket_dir):
+            log.warning("the socket in %s was removed: restarting the embedded PostgreSQL", socket_dir)
+            _stop(place)
+            running = False
+        if state == "down" and not running:
             if launches == LAUNCH_ATTEMPTS:
                 raise _failure(place, "does not start", log_start)
             time.sleep(launches)  # what is left of a killed server may need a moment to go
@@ -600,6 +609,12 @@ def _probe(socket_dir: Path | None) -> str:
         return "down" if any(words in text for words in gone) else "busy"
     connection.close()
     return "ready"
+
+
+def _lost_socket(place: _Place, socket_dir: Path) -> bool:
+    """Whether a ready server's socket is gone: temporary folders get cleaned."""
+    recorded = _recorded(place.data)
+    return len(recorded) > 7 and recorded[7] == "ready" and not (socket_dir / SOCKET_NAME).exists()
 
 
 def _recorded(data: Path) -> list[str]:

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pgvector.sqlalchemy import Vector
 from sqlalchemy import case, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.reid.similarity import BASELINE, EFFICIENTNET, MULTISCALE, FloatArray
-from deer_reid_pipeline.store.models import Deer, Detection, Embedding, Profile, ProfileExemplar
+from deer_reid_pipeline.store.models import VECTOR_SIZE, Deer, Detection, Embedding, Profile, ProfileExemplar
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def show_live(session: Session, deer: uuid.UUID, recipe_id: str, means: Mapping[
         update(Deer)
         .where(Deer.id == deer)
         .values(
-            feature_vector=case((old_v1, Deer.feature_vector), else_=literal(means[BASELINE], Deer.feature_vector.type)),
+            feature_vector=case((old_v1, Deer.feature_vector), else_=literal(means[BASELINE], Vector(VECTOR_SIZE))),
             feature_vector_multiscale=means[MULTISCALE],
             feature_vector_efficientnet=means[EFFICIENTNET],
             embedding_version="v3_ensemble",

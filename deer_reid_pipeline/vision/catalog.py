@@ -103,6 +103,12 @@ _DESIGNS = {
 RECIPE_NAMES = tuple(_DESIGNS)
 
 
+def architectures(name: str) -> tuple[str, str]:
+    """The two networks that a built-in recipe needs weights of: the main one and the second of the ensemble."""
+    design = _DESIGNS[name]
+    return design.multiscale_arch, design.efficientnet_arch
+
+
 def build_recipe(name: str, store: WeightStore, calibration: Calibration | None = None) -> Recipe:
     """A built-in recipe with the weights that `store` has; makes its projection files if they are absent.
 

@@ -25,8 +25,8 @@ class _Loading:
 
 
 def get_embedder(recipe: Recipe, store: WeightStore, device: str = "auto") -> Embedder:
-    """The process's embedder for this recipe on this device, loaded by the first caller while the others
-    wait.
+    """The process's embedder for this recipe on this device, loaded and warmed up by the first caller while the
+    others wait.
 
     Raises:
         WeightsError, EmbeddingError: loading failed; every waiting caller gets the error, the next call tries
@@ -60,7 +60,9 @@ def forget_embedders() -> None:
 
 def _load(key: _Key, loading: _Loading, recipe: Recipe, store: WeightStore) -> None:
     try:
-        loading.embedder = Embedder(recipe, store, key[1])
+        embedder = Embedder(recipe, store, key[1])
+        embedder.warm_up()
+        loading.embedder = embedder
     except BaseException as error:
         loading.error = error
     finally:

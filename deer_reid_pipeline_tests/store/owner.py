@@ -109,8 +109,11 @@ def fill(url: str) -> None:
             "deer (id, name, species, sex, status, created_at, updated_at, first_seen, last_seen, confidence, "
             "sighting_count, feature_vector)",
             (
-                (key, f"deer {n}", "white_tailed_deer", "buck" if n < 119 else "doe", "alive", now, now, now, now)
-                + (0.9, 40, "[" + ",".join(map(str, vectors[n].tolist())) + "]")
+                (
+                    *(key, f"deer {n}", "white_tailed_deer", "buck" if n < 119 else "doe", "alive"),
+                    *(now, now, now, now),
+                    *(0.9, 40, str(vectors[n].tolist())),
+                )
                 for n, key in enumerate(deer)
             ),
         )
@@ -124,8 +127,10 @@ def fill(url: str) -> None:
             "detections (id, image_id, deer_id, bbox, confidence, classification, similarity_score, is_duplicate, "
             "created_at)",
             (
-                (uuid.UUID(int=10**7 + n), images[n], deer[n % DEER] if n < ASSIGNED else r"\N", box)
-                + (0.8, "doe", 0.4 if n < ASSIGNED else r"\N", "f", now)
+                (
+                    *(uuid.UUID(int=10**7 + n), images[n], deer[n % DEER] if n < ASSIGNED else r"\N", box),
+                    *(0.8, "doe", 0.4 if n < ASSIGNED else r"\N", "f", now),
+                )
                 for n in range(DETECTIONS)
             ),
         )

@@ -67,12 +67,12 @@ def test_new_home_says_to_run_init(opened: Database) -> None:
 def test_revision_behind_and_ahead(database: Database) -> None:
     database.check_revision()
     migrate.downgrade(database.url, "0002")
-    with pytest.raises(DatabaseError, match="at revision 0002, this version needs .*run deer-reid init"):
+    with pytest.raises(DatabaseError, match=r"at revision 0002, this version needs .*run deer-reid init"):
         database.check_revision()
     migrate.upgrade(database.url)
     with database.session() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(DatabaseError, match="9999.*newer deer-reid"):
+    with pytest.raises(DatabaseError, match=r"9999.*newer deer-reid"):
         database.check_revision()
 
 
@@ -80,10 +80,15 @@ def test_session_commits_at_the_end_and_rolls_back_on_an_error(database: Databas
     kept, lost = uuid.uuid4(), uuid.uuid4()
     with database.session() as session:
         session.add(Deer(id=kept))
-    with pytest.raises(RuntimeError, match="in the middle"), database.session() as session:
-        session.add(Deer(id=lost))
-        session.flush()
-        raise RuntimeError("in the middle")
+
+    def fail() -> None:
+        with database.session() as session:
+            session.add(Deer(id=lost))
+            session.flush()
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     with database.session() as session:
         assert session.scalars(select(Deer.id)).all() == [kept]
 
@@ -123,7 +128,9 @@ def test_child_processes_have_connections_of_their_own(database: Database, metho
         ours = session.scalar(text("SELECT pg_backend_pid()"))
     context = multiprocessing.get_context(method)
     receive, send = context.Pipe(duplex=False)
-    child = context.Process(target=_child_backend, args=(database, send))
+    child = context.Process(  # type: ignore[attr-defined]
+        target=_child_backend, args=(database, send)
+    )
     child.start()
     assert receive.poll(60)
     assert receive.recv() != ours
@@ -201,7 +208,7 @@ def test_role_that_may_not_make_the_dagster_database(
 ) -> None:
     monkeypatch.setattr(module, "DAGSTER_DATABASE_NAME", f"dagster_{uuid.uuid4().hex[:8]}")
     with pytest.raises(
-        DatabaseError, match="CREATE DATABASE dagster_.* or set DEER_REID_DAGSTER_DATABASE_URL"
+        DatabaseError, match=r"CREATE DATABASE dagster_.* or set DEER_REID_DAGSTER_DATABASE_URL"
     ) as caught:
         connect(settings(tmp_path, database_url.replace("postgres@", f"{plain_role}:s3cret@")))
     assert "s3cret" not in str(caught.value)

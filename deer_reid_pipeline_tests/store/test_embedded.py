@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -121,9 +122,23 @@ def test_killed_server_comes_back_with_what_was_committed(home: Path, children: 
 def test_a_recorded_process_id_that_is_somebody_else_now_is_no_server(home: Path) -> None:
     server = start_embedded(home)
     server.stop()
-    lines = [str(os.getpid()), str(server.pgdata), "1", "5432", str(server.pgdata), "", "", "ready"]
+    owner = server.pgdata.stat().st_uid  # PostgreSQL itself takes any process of its own user for a server
+    other = subprocess.Popen(["sleep", "60"], user=owner if os.geteuid() == 0 else None)
+    lines = [str(other.pid), str(server.pgdata), "1", "5432", str(server.pgdata), "", "", "ready"]
     (server.pgdata / "postmaster.pid").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert embedded_status(home).state == "stopped"
+    try:
+        assert embedded_status(home).state == "stopped"
+        server.ensure_running()
+        assert query(server, "SELECT 1") == 1
+        assert other.poll() is None, "a process that is not ours was killed"
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_removed_socket_is_made_again(home: Path) -> None:
+    server = start_embedded(home)
+    (server.pgdata / embedded.SOCKET_NAME).unlink()
     server.ensure_running()
     assert query(server, "SELECT 1") == 1
 

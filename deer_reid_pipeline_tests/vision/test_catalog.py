@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,13 @@ def test_centring_spreads_the_cosines(tmp_path: Path) -> None:
         raw /= np.linalg.norm(raw, axis=1, keepdims=True)
         pairs = np.triu_indices(len(crops), 1)
         assert np.median((values @ values.T)[pairs]) < np.median((raw @ raw.T)[pairs]) - 0.2
+
+
+def test_the_default_calibration_is_the_drawn_herd(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("deer_reid_pipeline.sample.calibration")
+    monkeypatch.setattr(catalog, "CALIBRATION_COUNT", 2)
+    pictures = catalog.drawn_pictures()
+    assert [(each.dtype, each.ndim) for each in pictures] == [(np.dtype(np.uint8), 3)] * 2
+    monkeypatch.setitem(sys.modules, "deer_reid_pipeline.sample.calibration", None)
+    with pytest.raises(WeightsError, match="pass calibration="):
+        catalog.drawn_pictures()
