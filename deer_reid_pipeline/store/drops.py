@@ -18,7 +18,6 @@ from deer_reid_pipeline.store.models import (
     DetectionCrop,
     Drop,
     DropMedia,
-    Encounter,
     Image,
     MatchDecision,
     Quarantine,
@@ -173,8 +172,8 @@ class DropCounts:
 def drop_counts(session: Session, drop_key: str) -> DropCounts:
     """Count the rows of a drop.
 
-    Pictures count once a content, detections once a file (a copy of a picture shows its boxes again), decisions are
-    the latest of each encounter.
+    Pictures count once a content, detections once a file (a copy of a picture shows its boxes again), encounters are
+    those of its pictures, whichever drop brought them first, each with its latest decision.
     """
     images = session.scalar(
         select(func.count(func.distinct(DropMedia.image_id))).where(DropMedia.drop_key == drop_key)
@@ -193,8 +192,8 @@ def drop_counts(session: Session, drop_key: str) -> DropCounts:
     )
     latest = (
         select(MatchDecision.decision, MatchDecision.method)
-        .join(Encounter, Encounter.id == MatchDecision.encounter_id)
-        .where(Encounter.drop_key == drop_key)
+        .join(Detection, Detection.encounter_id == MatchDecision.encounter_id)
+        .where(Detection.image_id.in_(in_drop), ~Detection.superseded)
         .distinct(MatchDecision.encounter_id)
         .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
         .subquery()

@@ -114,6 +114,9 @@ def open_gallery(session: Session, recipe_id: str, policy: MatchPolicy) -> Galle
     if policy.gallery == "profile":
         return GallerySource(session, recipe_id, policy, branches, _profiles(session, recipe_id, branches))
     if max((count_exemplars(session, recipe_id, branch) for branch in branches), default=0) > EXACT_LIMIT:
+        for branch in branches:
+            if policy.weights.get(branch):
+                ensure_hnsw(session, recipe_id, branch)
         return GallerySource(session, recipe_id, policy, branches, None)
     return GallerySource(session, recipe_id, policy, branches, load_exemplars(session, recipe_id, branches))
 
