@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -155,6 +154,8 @@ def process(
             "new": summary.new,
             "uncertain": summary.uncertain,
             "identified_by_a_person": summary.by_person,
+            "matched_by_machine": summary.matched_by_machine,
+            "new_by_machine": summary.new_by_machine,
             "quarantined": [{"file": row.file, "reason": row.reason} for row in about.quarantined],
             "warnings": list(about.warnings),
             "already_processed": finished,
@@ -187,11 +188,8 @@ def serve(
     environment = {**os.environ, "DATABASE_URL": site.database.url, "DAGSTER_TELEMETRY_DISABLED": "1"}
     if site.settings.database_url is None:
         del environment["DATABASE_URL"]
-    try:
-        code = subprocess.call(command, env=environment)
-    except KeyboardInterrupt:
-        code = 0
-    raise typer.Exit(code)
+    # The server of the UI takes this process's place, so that signals reach it and nothing outlives it.
+    os.execve(command[0], command, environment)
 
 
 @app.command()

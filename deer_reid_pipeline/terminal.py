@@ -82,8 +82,9 @@ class Console:
         self._to_be_reviewed(groups.get("", []))
         self.say(
             f"{summary.images} pictures, {summary.detections} detections, {summary.encounters} encounters: "
-            f"{summary.matched} matched, {summary.new} new individuals, {summary.uncertain} uncertain "
-            f"({summary.by_person} identified by a person). {summary.individuals} individuals are known. "
+            f"{summary.by_person} identified by a person, {summary.matched_by_machine} matched and "
+            f"{summary.new_by_machine} opened as new by the machine, {summary.uncertain} uncertain. "
+            f"{summary.individuals} individuals are known. "
             f"{seconds:.1f} s."
         )
         if matcher.release_id is not None and summary.encounters > summary.by_person:

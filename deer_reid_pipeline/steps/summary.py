@@ -86,7 +86,7 @@ def describe_drop(site: Site, key: str) -> DropDescription:
 
 @dataclass(frozen=True)
 class DropSummary:
-    """The numbers that `process` prints."""
+    """The numbers that `process` prints; matched and new count a person's identities and the machine's together."""
 
     images: int
     detections: int
@@ -95,6 +95,8 @@ class DropSummary:
     new: int
     uncertain: int
     by_person: int
+    matched_by_machine: int
+    new_by_machine: int
     individuals: int
 
 

@@ -167,6 +167,8 @@ class DropCounts:
     new: int
     uncertain: int
     by_person: int
+    matched_by_machine: int
+    new_by_machine: int
 
 
 def drop_counts(session: Session, drop_key: str) -> DropCounts:
@@ -215,6 +217,8 @@ def drop_counts(session: Session, drop_key: str) -> DropCounts:
         new=sum(n for (decision, _), n in outcomes.items() if decision == "new_individual"),
         uncertain=sum(n for (decision, _), n in outcomes.items() if decision == "uncertain"),
         by_person=sum(n for (_, method), n in outcomes.items() if method == "human"),
+        matched_by_machine=outcomes.get(("matched", "machine"), 0),
+        new_by_machine=outcomes.get(("new_individual", "machine"), 0),
     )
 
 

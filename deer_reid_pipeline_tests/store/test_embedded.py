@@ -15,7 +15,16 @@ import pytest
 
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.store import embedded
-from deer_reid_pipeline.store.embedded import EmbeddedServer, embedded_status, start_embedded
+from deer_reid_pipeline.store.embedded import (
+    EmbeddedServer,
+    data_folder,
+    embedded_status,
+    hold,
+    lifecycle,
+    os_user,
+    programs,
+    start_embedded,
+)
 from deer_reid_pipeline_tests.store.clients import alive, client, kill_server
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another OS user for the server")
@@ -167,7 +176,7 @@ def test_pg_variables_of_the_caller_do_not_move_the_server(
 
 
 def test_a_server_that_cannot_start_says_why_in_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "LAUNCH_ATTEMPTS", 1)
+    monkeypatch.setattr(lifecycle, "LAUNCH_ATTEMPTS", 1)
     server = start_embedded(home)
     server.stop()
     configuration = server.pgdata / "postgresql.conf"
@@ -187,7 +196,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(home: Path, monkeypatch
 
 def test_no_room_for_a_new_database_is_one_line(make_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     full = "initdb: error: could not write to file: No space left on device"
-    monkeypatch.setattr(embedded, "_command", lambda *_, **__: (1, full))
+    monkeypatch.setattr(data_folder, "run_program", lambda *_, **__: (1, full))
     home = make_home()
     with pytest.raises(DatabaseError, match="No space left on device") as caught:
         start_embedded(home)
@@ -211,7 +220,7 @@ def test_home_out_of_reach_of_the_server_user_is_placed_elsewhere_and_found_agai
     make_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     elsewhere = make_home() / "system"
-    monkeypatch.setattr(embedded, "SYSTEM_ROOT", elsewhere)
+    monkeypatch.setattr(os_user, "SYSTEM_ROOT", elsewhere)
     closed = make_home()
     closed.chmod(0o700)
     server = start_embedded(closed)
@@ -221,14 +230,14 @@ def test_home_out_of_reach_of_the_server_user_is_placed_elsewhere_and_found_agai
     query(server, "CREATE TABLE kept AS SELECT 7 AS n")
     server.stop()
 
-    embedded._servers.pop(closed)  # as in a new process
-    monkeypatch.setattr(embedded, "SYSTEM_ROOT", make_home())  # found by the pointer, not by computing it again
+    hold._servers.pop(closed)  # as in a new process
+    monkeypatch.setattr(os_user, "SYSTEM_ROOT", make_home())  # found by the pointer, not by computing it again
     again = start_embedded(closed)
     assert query(again, "SELECT n FROM kept") == 7
     assert embedded_status(closed).pgdata == server.pgdata
     again.stop()
 
-    embedded._servers.pop(closed)
+    hold._servers.pop(closed)
     server.pgdata.rename(server.pgdata.with_name("gone"))
     with pytest.raises(DatabaseError, match="is not there any more"):
         start_embedded(closed)
@@ -238,18 +247,18 @@ def test_home_out_of_reach_of_the_server_user_is_placed_elsewhere_and_found_agai
 def test_programs_out_of_reach_of_the_server_user_are_copied(
     make_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    programs = embedded.postgres_binaries()
-    package = programs.parents[1]
+    binaries = embedded.postgres_binaries()
+    package = binaries.parents[1]
     closed = make_home()
-    shutil.copytree(programs.parent, closed / package.name / programs.parent.name, symlinks=True)
+    shutil.copytree(binaries.parent, closed / package.name / binaries.parent.name, symlinks=True)
     libraries = package.with_name(f"{package.name}.libs")
     shutil.copytree(libraries, closed / libraries.name, symlinks=True)
     closed.chmod(0o700)
-    monkeypatch.setattr(embedded, "postgres_binaries", lambda: closed / programs.relative_to(package.parent))
-    monkeypatch.setattr(embedded, "SYSTEM_ROOT", make_home())
-    embedded._binaries.cache_clear()
+    monkeypatch.setattr(programs, "postgres_binaries", lambda: closed / binaries.relative_to(package.parent))
+    monkeypatch.setattr(os_user, "SYSTEM_ROOT", make_home())
+    programs.binaries_for.cache_clear()
     server = start_embedded(make_home())
     assert query(server, "SELECT 1") == 1
     assert closed.stat().st_mode & 0o077 == 0, "the environment was opened to everybody"
     server.stop()
-    embedded._binaries.cache_clear()
+    programs.binaries_for.cache_clear()
