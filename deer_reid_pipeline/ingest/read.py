@@ -51,9 +51,10 @@ def read_drop(sealed: SealedDrop, *, min_confidence: float) -> DropContents:
     claims = Claims(ledger)
     _read_tables(layout, PictureIndex(scan, refused), claims, ledger, min_confidence)
     media = _without_copies(hashes, claims, ledger)
-    others = len(scan.others.difference(layout.files))
+    others = sorted(scan.others.difference(layout.files))
     if others:
-        ledger.warn(f"{plural(others, 'other file')} ignored")
+        named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        ledger.warn(f"{plural(len(others), 'other file')} ignored ({printable(named, 200)})")
     if not media:
         counts = ledger.reason_counts()
         raise DropError(f"{_shown(sealed)} has no usable picture ({counts or 'it is empty'}); see the reasons")
