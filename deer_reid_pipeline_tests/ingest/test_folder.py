@@ -27,7 +27,7 @@ def test_pictures_alone_in_every_suffix_and_other_files(tmp_path: Path) -> None:
     assert contents.layout == "images"
     assert sorted(record.file_path for record in contents.media) == sorted(names)
     assert all(record.boxes is None for record in contents.media)
-    assert contents.warnings == ("4 other files ignored",)
+    assert contents.warnings == ("4 other files ignored (Thumbs.db, notes.txt, sub/ground_truth.csv, ...)",)
     assert contents.quarantined == ()
 
 
@@ -143,7 +143,7 @@ def test_empty_files_and_copies(tmp_path: Path) -> None:
     assert "b.jpg" in reasons["c.jpg"]
     assert "N2" in reasons["c.jpg"]
     assert "N1" in reasons["c.jpg"]
-    assert reasons["a.jpg"] == "it is the same picture as b.jpg"
+    assert reasons["a.jpg"] == "it is the same picture as b.jpg; it is stored once"
     assert [record.file_path for record in contents.media] == ["b.jpg"]
 
 
