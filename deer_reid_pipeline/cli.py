@@ -63,13 +63,19 @@ def _emit(as_json: bool, value: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -373,7 +379,7 @@ def _matcher(site: Any, fallback: RecipeName | None, console: Console) -> Any:
     except WeightsError as error:
         if fallback is None or site.settings.recipe == fallback.value:
             raise
-        console.say(f"{error} Going on with the recipe '{fallback.value}', whose weights are installed.")
+        console.say(f"{str(error).rstrip('.')}. Going on with the recipe '{fallback.value}', whose weights are installed.")
     site.settings = site.settings.model_copy(update={"recipe": fallback.value})
     return site.matcher()
 
@@ -385,7 +391,7 @@ def main() -> NoReturn:
         logging.getLogger(name).setLevel(logging.ERROR)
     run: Callable[..., Any] = app
     try:
-        run(standalone_mode=False)
+        run(sys.argv[1:] or ["--help"], standalone_mode=False)
     except DeerReidError as error:
         _fail(str(error), 1)
     except typer.Exit as stop:

@@ -86,13 +86,9 @@ def build(animal: Individual, flank: Flank, pose: Pose) -> Body:
     trunk, trunk_radii = curve([(x, y, z, r * girth) for x, y, z, r in torso])
     here, heading = np.array([0.31, 0.845, 0.0]), 0.0
     neck_rows = [(0.20, 0.79, 0.0, 0.185 * girth)]
-    neck_rows.append(
-        (float(here[0]), float(here[1]), float(here[2]), 0.150 * girth * (0.6 + 0.4 * animal.neck))
-    )
+    neck_rows.append((float(here[0]), float(here[1]), float(here[2]), 0.150 * girth * (0.6 + 0.4 * animal.neck)))
     radii = (0.112 * animal.neck, 0.088 * animal.neck, 0.074 * (0.5 + 0.5 * animal.neck))
-    for angle, length, radius, share in zip(
-        pose.neck, (0.19, 0.17, 0.135), radii, (0.2, 0.6, 1.0), strict=True
-    ):
+    for angle, length, radius, share in zip(pose.neck, (0.19, 0.17, 0.135), radii, (0.2, 0.6, 1.0), strict=True):
         heading = pose.neck_turn * share
         step = np.array([np.cos(angle) * np.cos(heading), np.sin(angle), np.cos(angle) * np.sin(heading)])
         here = here + step * length
@@ -132,9 +128,7 @@ def build(animal: Individual, flank: Flank, pose: Pose) -> Body:
     parts += [Part(face, face_radii, mask, 0.82, 0.02, 0.12)]
     if turn > 0.6:
         nose = head.at(0.42 + 0.58 * muzzle, -0.05, 0.0)
-        parts.append(
-            Part(np.array([nose, nose]), np.full(2, 0.07 * size), plain((0.04, 0.035, 0.03)), 0.8, 0.004)
-        )
+        parts.append(Part(np.array([nose, nose]), np.full(2, 0.07 * size), plain((0.04, 0.035, 0.03)), 0.8, 0.004))
     if animal.antlers is not None:
         parts += antler_parts(head, animal.antlers[near], 1)
     parts += ears(animal, head, 1, pose.ears[0])

@@ -74,9 +74,7 @@ def _marks(animal: Individual, rng: np.random.Generator) -> Array:
             u, row = rng.uniform(0.05, 0.90), rng.uniform(0.16, 0.60)
             for _ in range(int(rng.integers(2, 6))):
                 grow = rng.uniform(0.8, 1.9)
-                spot(
-                    u + rng.normal(0, 0.02), row + rng.normal(0, 0.035), size * grow, size * grow * 2.0, 0.95
-                )
+                spot(u + rng.normal(0, 0.02), row + rng.normal(0, 0.035), size * grow, size * grow * 2.0, 0.95)
     # The pale line that many fallow deer carry low on the flank, whole or broken.
     if rng.random() < 0.6:
         start, stop, row = rng.uniform(0.15, 0.4), rng.uniform(0.6, 0.85), rng.uniform(0.66, 0.71)
@@ -146,9 +144,7 @@ def head_coat(animal: Individual) -> Array:
     tone = np.array(animal.tone, np.float32)
     mottle = fbm(rng, (160, 96), (5, 4), 3)
     coat = np.broadcast_to(tone * 0.97 + 0.02, (96, 160, 3)) * (1.0 + 0.1 * mottle)[..., None]
-    coat = _mix(
-        coat, tone * 0.55, 0.8 * (1.0 - smoothstep(0.12, 0.34, row)) * (1.0 - smoothstep(0.7, 0.9, u))
-    )
+    coat = _mix(coat, tone * 0.55, 0.8 * (1.0 - smoothstep(0.12, 0.34, row)) * (1.0 - smoothstep(0.7, 0.9, u)))
     coat = _mix(coat, tone * 1.2 + 0.06, 0.6 * smoothstep(0.45, 0.65, row) * (1.0 - smoothstep(0.5, 0.75, u)))
     muzzle = smoothstep(0.70, 0.80, u) * (1.0 - smoothstep(0.86, 0.90, u))
     coat = _mix(coat, tone * 0.45, 0.75 * muzzle * (row < 0.5))
@@ -166,13 +162,9 @@ def leg_coat(animal: Individual, far: bool) -> Array:
     rng = generator(*animal.key, 24, int(far))
     u, row = _grid(160, 32)
     tone = np.array(animal.tone, np.float32)
-    coat = (
-        np.broadcast_to(tone * 1.02, (32, 160, 3)) * (1.0 + 0.1 * fbm(rng, (160, 32), (8, 2), 3))[..., None]
-    )
+    coat = np.broadcast_to(tone * 1.02, (32, 160, 3)) * (1.0 + 0.1 * fbm(rng, (160, 32), (8, 2), 3))[..., None]
     coat = _mix(coat, tone * 1.12 + 0.07, 0.7 * smoothstep(0.30, 0.6, u))
-    coat = _mix(
-        coat, WHITE * 0.85, (0.75 if far else 0.5) * smoothstep(0.72, 0.95, row) * smoothstep(0.1, 0.4, u)
-    )
+    coat = _mix(coat, WHITE * 0.85, (0.75 if far else 0.5) * smoothstep(0.72, 0.95, row) * smoothstep(0.1, 0.4, u))
     coat = _mix(coat, tone * 0.6, 0.4 * (1.0 - smoothstep(0.1, 0.35, row)) * smoothstep(0.4, 0.6, u))
     coat = _mix(coat, DARK, smoothstep(0.945, 0.955, u))
     return np.clip(coat * _fur(rng, 160, 32)[..., None], 0.02, 0.98).astype(np.float32)

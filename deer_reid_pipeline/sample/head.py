@@ -41,9 +41,7 @@ def ears(animal: Individual, head: Head, side: int, turn: float) -> list[Part]:
         parts.append(Part(cup, cup_width, plain(inner, (0.42, 0.33, 0.27)), 0.2, 0.0))
     if animal.notched_ears[0 if side > 0 else 1]:
         edge = points[3] + head.size * 0.085 * np.cross((tip - root) / np.linalg.norm(tip - root), head.side)
-        parts.append(
-            Part(np.array([edge, edge]), np.full(2, head.size * 0.05), plain((0.05, 0.045, 0.04)), 0.9, 0.0)
-        )
+        parts.append(Part(np.array([edge, edge]), np.full(2, head.size * 0.05), plain((0.05, 0.045, 0.04)), 0.9, 0.0))
     return parts
 
 
@@ -65,9 +63,7 @@ def antler_parts(head: Head, antler: Antler, side: int) -> list[Part]:
         points.append(here)
     radii = np.linspace(0.024, 0.009, steps + 1)
     if antler.palm:
-        radii = (
-            radii + antler.palm * np.clip(1 - np.abs(np.linspace(0, 1, steps + 1) - 0.72) * 3.2, 0, 1) ** 0.7
-        )
+        radii = radii + antler.palm * np.clip(1 - np.abs(np.linspace(0, 1, steps + 1) - 0.72) * 3.2, 0, 1) ** 0.7
     parts = [Part(np.array(points), radii, plain(bone, tip), 0.5 if antler.palm else 0.9, 0.004)]
     for tine in range(antler.tines):
         share = 0.05 + 0.86 * tine / max(antler.tines - 0.2, 1)

@@ -86,9 +86,7 @@ def draw_herd(
                 progress(done, total)
     write_tables(folder, sightings)
     summary = _summary(folder, plan, sightings)
-    write_json(
-        folder / MARK, {**wanted, "summary": {k: v for k, v in asdict(summary).items() if k != "folder"}}
-    )
+    write_json(folder / MARK, {**wanted, "summary": {k: v for k, v in asdict(summary).items() if k != "folder"}})
     (folder / BEGUN).unlink()
     return summary
 
@@ -97,15 +95,11 @@ def _parameters(
     individuals: int, encounters: int, seed: int, known_share: float, size: tuple[int, int]
 ) -> dict[str, Any]:
     if individuals < 1 or encounters < 1 or seed < 0:
-        raise DeerReidError(
-            "A herd needs at least 1 individual, at least 1 encounter and a seed of 0 or more."
-        )
+        raise DeerReidError("A herd needs at least 1 individual, at least 1 encounter and a seed of 0 or more.")
     if not 0.0 <= known_share <= 1.0:
         raise DeerReidError(f"known_share is {known_share}; it is a share of the encounters, from 0 to 1.")
     if size[0] < 160 or size[1] < 120:
-        raise DeerReidError(
-            f"Pictures of {size[0]}x{size[1]} are too small to draw deer in; use at least 160x120."
-        )
+        raise DeerReidError(f"Pictures of {size[0]}x{size[1]} are too small to draw deer in; use at least 160x120.")
     return {
         "version": VERSION,
         "individuals": individuals,
@@ -138,14 +132,10 @@ def _finished(folder: Path, wanted: dict[str, Any]) -> HerdSummary | None:
         raise DeerReidError(f"{folder.name} holds a herd drawn with other parameters; name another folder.")
     begun = _read(folder / BEGUN)
     if begun and begun != wanted:
-        raise DeerReidError(
-            f"{folder.name} holds an unfinished herd of other parameters; delete it or name another."
-        )
+        raise DeerReidError(f"{folder.name} holds an unfinished herd of other parameters; delete it or name another.")
     strangers = [path for path in folder.iterdir() if path.name != f".{BEGUN}.part"]
     if not begun and strangers:
-        raise DeerReidError(
-            f"{folder.name} is not empty and is not a drawn herd; name a new or empty folder."
-        )
+        raise DeerReidError(f"{folder.name} is not empty and is not a drawn herd; name a new or empty folder.")
     return None
 
 
@@ -179,8 +169,7 @@ def _sighting(event: Event, frame: Frame, index: int, box: Box) -> Sighting:
         "deploymentID": event.deployment_id,
     }
     row |= {
-        name: f"{value:.6f}"
-        for name, value in zip(("bboxX", "bboxY", "bboxWidth", "bboxHeight"), box, strict=True)
+        name: f"{value:.6f}" for name, value in zip(("bboxX", "bboxY", "bboxWidth", "bboxHeight"), box, strict=True)
     }
     return Sighting(row, event.known, event.tell_sex, event.tell_stage)
 

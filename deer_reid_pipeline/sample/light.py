@@ -38,9 +38,7 @@ LIGHTS: dict[Illumination, Light] = {
 def _grey(colour: Array) -> Array:
     """Infrared brightness of a daylight colour (..., 3): living leaves shine, wood and earth do not."""
     leaf = np.clip(colour[..., 1] - np.maximum(colour[..., 0], colour[..., 2]), 0.0, 1.0)
-    return (0.35 * colour[..., 0] + 0.45 * colour[..., 1] + 0.2 * colour[..., 2] + 1.3 * leaf).astype(
-        np.float32
-    )
+    return (0.35 * colour[..., 0] + 0.45 * colour[..., 1] + 0.2 * colour[..., 2] + 1.3 * leaf).astype(np.float32)
 
 
 def flash(near: Array) -> Array:
@@ -78,12 +76,7 @@ def light_animal(sprite: Sprite, light: Light, near: float, dapple: Array) -> Ar
     normal = sprite.normal
     if light.kind == "infrared":
         reach = float(flash(np.full(1, near, np.float32))[0])
-        grey = (
-            1.1
-            * _grey(sprite.colour) ** 1.3
-            * (0.30 + 0.85 * normal[..., 2])
-            * min(reach * 1.35 + 0.12, 1.25)
-        )
+        grey = 1.1 * _grey(sprite.colour) ** 1.3 * (0.30 + 0.85 * normal[..., 2]) * min(reach * 1.35 + 0.12, 1.25)
         # The flash burns white fur out slowly, as a sensor with a soft shoulder does.
         grey = 1.15 * grey / (1.0 + 0.45 * grey)
         return np.repeat(np.clip(grey, 0, 1)[..., None] * 255, 3, axis=-1).astype(np.float32)

@@ -122,9 +122,7 @@ def compose(
         sprite = draw(body, subject.pose.body_turn, tall, subject.flank == "right", rng)
         wide = sprite.alpha.shape[1]
         # Whole animals only: the edge of the picture pushes them in.
-        foot_x = min(
-            max(subject.x * width, sprite.anchor[0] + 4), max(width - wide + sprite.anchor[0] - 4, 0)
-        )
+        foot_x = min(max(subject.x * width, sprite.anchor[0] + 4), max(width - wide + sprite.anchor[0] - 4, 0))
         left, top = int(foot_x - sprite.anchor[0]), int(foot_row - sprite.anchor[1])
         _shadow(frame, sprite, (foot_x, foot_row), light)
         window, inner = _overlap(left, top, sprite.alpha.shape, (height, width))

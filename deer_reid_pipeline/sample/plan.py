@@ -125,9 +125,7 @@ def _frames(
 def _later(subject: Subject, rng: np.random.Generator, pair: bool) -> Subject:
     pose: Pose = moved(subject.pose, rng)
     ahead = -1.0 if subject.flank == "left" else 1.0
-    stride = (
-        rng.uniform(0.03, 0.07) if subject.pose.name == "walking" and not pair else rng.uniform(-0.006, 0.01)
-    )
+    stride = rng.uniform(0.03, 0.07) if subject.pose.name == "walking" and not pair else rng.uniform(-0.006, 0.01)
     near = float(np.clip(subject.near + rng.uniform(-0.008, 0.008), 0.25, 0.68))
     return Subject(subject.animal, subject.flank, pose, float(subject.x + ahead * stride), near)
 

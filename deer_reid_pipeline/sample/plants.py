@@ -24,10 +24,7 @@ class Painter:
 
     def tone(self, colour: Colour, row: float, light: float = 1.0) -> tuple[int, int, int]:
         fog = 0.5 * (1.0 - self.share(row)) ** 9
-        mixed = [
-            int(255 * min(1.0, c * light * (1 - fog) + h * fog))
-            for c, h in zip(colour, self.haze, strict=True)
-        ]
+        mixed = [int(255 * min(1.0, c * light * (1 - fog) + h * fog)) for c, h in zip(colour, self.haze, strict=True)]
         return mixed[0], mixed[1], mixed[2]
 
     def polygon(self, points: list[tuple[float, float]], row: float, fill: tuple[int, int, int]) -> None:
@@ -35,9 +32,7 @@ class Painter:
         self.near_draw.polygon(points, fill=int(255 * self.share(row)))
 
 
-def draw_grass(
-    painter: Painter, rng: np.random.Generator, x: float, row: float, size: float, tint: Colour
-) -> None:
+def draw_grass(painter: Painter, rng: np.random.Generator, x: float, row: float, size: float, tint: Colour) -> None:
     """One tuft with its root at (x, row), blades up to `size` pixels."""
     for _ in range(int(rng.integers(6, 13))):
         root = x + rng.normal(0, size * 0.13)
@@ -52,9 +47,7 @@ def draw_grass(
         )  # fmt: skip
 
 
-def draw_fern(
-    painter: Painter, rng: np.random.Generator, x: float, row: float, size: float, tint: Colour
-) -> None:
+def draw_fern(painter: Painter, rng: np.random.Generator, x: float, row: float, size: float, tint: Colour) -> None:
     """A clump of arching fronds with leaflets."""
     for _ in range(int(rng.integers(5, 9))):
         bend, tall = rng.uniform(-1.0, 1.0), size * rng.uniform(0.55, 1.0)
@@ -69,37 +62,26 @@ def draw_fern(
                 painter.polygon([(px, py - leaf * 0.16), end, (px, py + leaf * 0.22)], row, fill)
 
 
-def draw_trunk(
-    painter: Painter, rng: np.random.Generator, x: float, row: float, width: float, bark: Colour
-) -> None:
+def draw_trunk(painter: Painter, rng: np.random.Generator, x: float, row: float, width: float, bark: Colour) -> None:
     """A trunk with bark, moss and root flare from its root at (x, row) up through the upper edge."""
     height = int(row + width * 0.1)
     if height < 8:
         return
     lean, columns = rng.normal(0, 0.035), int(width * 2.2) + int(height * 0.12) + 4
     ys = np.arange(height, dtype=np.float32)[:, None]
-    wobble = (
-        width * 0.10 * np.interp(np.arange(height), np.linspace(0, height, 6), rng.normal(0, 1, 6))[:, None]
-    )
+    wobble = width * 0.10 * np.interp(np.arange(height), np.linspace(0, height, 6), rng.normal(0, 1, 6))[:, None]
     middle = columns / 2 + lean * (height - ys) + wobble
     flare = 1.0 + 0.65 * np.exp(-(height - ys) / (width * 0.42)) - 0.15 * (height - ys) / height
     across = (np.arange(columns, dtype=np.float32)[None, :] - middle) / (width * 0.5 * flare)
     bumps = value_noise(rng, (columns, height), (max(3, columns // 9), max(3, int(height / width * 3))))
     inside = np.abs(across) + 0.05 * bumps < 1.0
-    ridges = fbm(
-        rng, (columns, height), (max(4, int(columns / width * 9)), max(3, int(height / width * 1.6))), 3
-    )
+    ridges = fbm(rng, (columns, height), (max(4, int(columns / width * 9)), max(3, int(height / width * 1.6))), 3)
     fine = value_noise(rng, (columns, height), (columns // 2, height // 5))
     round_ = 0.38 + 0.75 * np.sqrt(np.clip(1.0 - (across * 0.9 + 0.22) ** 2, 0.0, 1.0))
     light = round_ * (0.95 + 0.55 * ridges + 0.16 * fine)
     shade = np.array(bark, np.float32)[None, None, :] * light[..., None]
-    moss = smoothstep(
-        0.1, 0.7, fbm(rng, (columns, height), (4, 5), 3) - 0.45 * across - 0.4 + 0.5 * ys / height
-    )
-    shade = (
-        shade
-        + (np.array([0.22, 0.28, 0.10], np.float32) * light[..., None] - shade) * (0.6 * moss)[..., None]
-    )
+    moss = smoothstep(0.1, 0.7, fbm(rng, (columns, height), (4, 5), 3) - 0.45 * across - 0.4 + 0.5 * ys / height)
+    shade = shade + (np.array([0.22, 0.28, 0.10], np.float32) * light[..., None] - shade) * (0.6 * moss)[..., None]
     fog = 0.5 * (1.0 - painter.share(row)) ** 9
     shade = shade * (1 - fog) + np.array(painter.haze, np.float32) * fog
     mask = Image.fromarray((inside * 255).astype(np.uint8))

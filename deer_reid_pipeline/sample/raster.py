@@ -44,9 +44,7 @@ def _project(points: Points, turn: float, scale: float) -> Points:
     return np.column_stack([right, down, depth]) * scale
 
 
-def _paint(
-    part: Part, path: Points, radii: Points, buffers: tuple[Array, Array], ragged: Array, scale: float
-) -> None:
+def _paint(part: Part, path: Points, radii: Points, buffers: tuple[Array, Array], ragged: Array, scale: float) -> None:
     """Add one part to the colour and depth buffers in place."""
     colour, depth = buffers
     height, width = depth.shape
@@ -132,12 +130,8 @@ def draw(body: Body, turn: float, height: float, mirrored: bool, rng: np.random.
     scale = height * OVERSAMPLE
     paths = [_project(part.points, turn, scale) for part in body.parts]
     radii = [part.radii * scale for part in body.parts]
-    low = (
-        np.min([np.min(p[:, :2] - r[:, None], axis=0) for p, r in zip(paths, radii, strict=True)], axis=0) - 6
-    )
-    high = (
-        np.max([np.max(p[:, :2] + r[:, None], axis=0) for p, r in zip(paths, radii, strict=True)], axis=0) + 6
-    )
+    low = np.min([np.min(p[:, :2] - r[:, None], axis=0) for p, r in zip(paths, radii, strict=True)], axis=0) - 6
+    high = np.max([np.max(p[:, :2] + r[:, None], axis=0) for p, r in zip(paths, radii, strict=True)], axis=0) + 6
     width, tall = (int(np.ceil(side / 4)) * 4 for side in high - low)
     shift = np.array([low[0], low[1], 0.0])
     colour, depth = np.zeros((tall, width, 3), np.float32), np.full((tall, width), -1e6, np.float32)

@@ -30,9 +30,7 @@ class Scene:
     haze: Colour
 
 
-def _backdrop(
-    rng: np.random.Generator, size: tuple[int, int], horizon: int, palette: dict[str, Colour]
-) -> Array:
+def _backdrop(rng: np.random.Generator, size: tuple[int, int], horizon: int, palette: dict[str, Colour]) -> Array:
     """Sky and far woodland above the horizon, (h, w, 3): crowns and thin stems that fade into haze."""
     width, height = size
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
@@ -47,9 +45,7 @@ def _backdrop(
         cells = int(26 / (0.4 + depth))
         crowns = fbm(rng, size, (cells, max(3, cells * height // width)), 5)
         gap = 0.18 - 0.55 * palette["open"][0] * (1 - abs(rows * height / horizon - 0.45))
-        cover = smoothstep(
-            -0.02, 0.12, crowns - gap * 0.9 + 0.25 * smoothstep(0.55, 1.0, rows * height / horizon)
-        )
+        cover = smoothstep(-0.02, 0.12, crowns - gap * 0.9 + 0.25 * smoothstep(0.55, 1.0, rows * height / horizon))
         gleam = (1.0 + 0.45 * fbm(rng, size, (cells * 5, cells * 4), 3))[..., None]
         picture += (tint * gleam - picture) * (cover * 0.9)[..., None]
         stems = Image.new("L", size, 0)
@@ -72,9 +68,7 @@ def _backdrop(
     return picture
 
 
-def _ground(
-    rng: np.random.Generator, size: tuple[int, int], horizon: int, palette: dict[str, Colour]
-) -> Array:
+def _ground(rng: np.random.Generator, size: tuple[int, int], horizon: int, palette: dict[str, Colour]) -> Array:
     """Forest floor in perspective below the horizon, (h, w, 3)."""
     width, height = size
     texture_size = 512
@@ -131,9 +125,7 @@ def draw_scene(seed: int, camera: int, size: tuple[int, int]) -> Scene:
     below = smoothstep(-0.012 * height, 0.012 * height, np.arange(height)[:, None] - horizon - wave)
     base = back + (floor - back) * below[..., None]
     big = (width * OVERSAMPLE, height * OVERSAMPLE)
-    image = Image.fromarray((np.clip(base, 0, 1) * 255).astype(np.uint8)).resize(
-        big, Image.Resampling.BICUBIC
-    )
+    image = Image.fromarray((np.clip(base, 0, 1) * 255).astype(np.uint8)).resize(big, Image.Resampling.BICUBIC)
     nearness = np.clip((np.arange(height) - horizon) / (height - horizon), 0, 1)[:, None] * 255
     near = Image.fromarray(np.broadcast_to(nearness, (height, width)).astype(np.uint8)).resize(big)
     painter = Painter(image, near, horizon * OVERSAMPLE, palette["haze"])
@@ -154,9 +146,7 @@ def draw_scene(seed: int, camera: int, size: tuple[int, int]) -> Scene:
         row, x = horizon * OVERSAMPLE + share * span, rng.uniform(-0.03, 1.03) * big[0]
         unit = share * span / lens
         if name == "grass":
-            draw_grass(
-                painter, rng, x, row, unit * rng.uniform(0.10, 0.26), grass_tints[int(rng.integers(0, 3))]
-            )
+            draw_grass(painter, rng, x, row, unit * rng.uniform(0.10, 0.26), grass_tints[int(rng.integers(0, 3))])
         elif name == "fern":
             draw_fern(painter, rng, x, row, unit * rng.uniform(0.25, 0.5), palette["leaf"])
         elif name == "brush":
@@ -165,9 +155,7 @@ def draw_scene(seed: int, camera: int, size: tuple[int, int]) -> Scene:
                 bx, by = x + rng.normal(0, 0.6) * tall, row - tall * rng.random() ** 0.8
                 wide = tall * rng.uniform(0.05, 0.15)
                 fill = painter.tone(palette["leaf"], row, leafy * rng.uniform(0.7, 1.4))
-                painter.polygon(
-                    [(bx - wide, by), (bx, by - wide * 0.6), (bx + wide, by), (bx, by + wide)], row, fill
-                )
+                painter.polygon([(bx - wide, by), (bx, by - wide * 0.6), (bx + wide, by), (bx, by + wide)], row, fill)
         elif name == "trunk":
             # Trunks that stand nearer keep to the sides, where they do not hide what the camera is for.
             if share > 0.22:
@@ -190,9 +178,7 @@ def draw_scene(seed: int, camera: int, size: tuple[int, int]) -> Scene:
     small = np.asarray(image.resize(size, Image.Resampling.BOX), np.float32) / 255.0
     near_small = np.asarray(near.resize(size, Image.Resampling.BOX), np.float32) / 255.0
     # Lens corners, and the far half a touch softer than the near half.
-    soft = np.asarray(
-        Image.fromarray((small * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.1)), np.float32
-    )
+    soft = np.asarray(Image.fromarray((small * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.1)), np.float32)
     far = (1.0 - smoothstep(0.02, 0.35, near_small))[..., None]
     return Scene(small + (soft / 255.0 - small) * far * 0.8, near_small, horizon, lens, palette["haze"])
 

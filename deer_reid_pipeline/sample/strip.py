@@ -47,7 +47,5 @@ def burn_strip(picture: NDArray[np.uint8], when: datetime, celsius: int, camera:
     draw.pieslice(box, start, stop, fill=ink)
     bulge = abs(float(np.cos(2 * np.pi * phase))) * radius
     gibbous = 0.25 < phase < 0.75
-    draw.ellipse(
-        (x - bulge, middle - radius, x + bulge, middle + radius), fill=ink if gibbous else (52, 52, 52)
-    )
+    draw.ellipse((x - bulge, middle - radius, x + bulge, middle + radius), fill=ink if gibbous else (52, 52, 52))
     picture[height - rows :] = np.asarray(band)

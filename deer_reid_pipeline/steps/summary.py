@@ -10,14 +10,13 @@ from deer_reid_pipeline.errors import DropError
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.decisions import results_of_drop
 from deer_reid_pipeline.store.drops import (
-    DropCounts,
+    DropSummary,
     QuarantineRow,
     complete_drop,
-    count_individuals,
-    drop_counts,
     drop_media_count,
     get_drop,
     quarantine_of,
+    summarize_drop,
 )
 from deer_reid_pipeline.store.profiles import stale_profiles
 from deer_reid_pipeline.store.recipes import live_release
@@ -84,30 +83,10 @@ def describe_drop(site: Site, key: str) -> DropDescription:
         )
 
 
-@dataclass(frozen=True)
-class DropSummary:
-    """The numbers that `process` prints; matched and new count a person's identities and the machine's together."""
-
-    images: int
-    detections: int
-    encounters: int
-    matched: int
-    new: int
-    uncertain: int
-    by_person: int
-    matched_by_machine: int
-    new_by_machine: int
-    individuals: int
-
-
 def summarize(site: Site, key: str) -> DropSummary:
     """Count what a drop amounts to now."""
     with site.database.session() as session:
-        counts: DropCounts = drop_counts(session, key)
-        individuals = count_individuals(session)
-    numbers = asdict(counts)
-    del numbers["crops"]
-    return DropSummary(**numbers, individuals=individuals)
+        return summarize_drop(session, key)
 
 
 def finish_drop(site: Site, key: str) -> DropSummary:

@@ -27,9 +27,7 @@ def _images_of(drop_key: str):  # type: ignore[no-untyped-def]  # a Select whose
     return select(DropMedia.image_id).where(DropMedia.drop_key == drop_key)
 
 
-def vectors_of_drop(
-    session: Session, recipe_id: str, branch: str, drop_key: str
-) -> list[tuple[uuid.UUID, FloatArray]]:
+def vectors_of_drop(session: Session, recipe_id: str, branch: str, drop_key: str) -> list[tuple[uuid.UUID, FloatArray]]:
     """(detection, vector) of a drop's standing detections under a recipe and branch, by detection."""
     rows = session.execute(
         select(Embedding.detection_id, Embedding.vector)
@@ -60,9 +58,7 @@ def undecided(session: Session, drop_key: str) -> int:
     """Encounters of the drop without a decision, plus its standing detections without an encounter."""
     decided = select(MatchDecision.encounter_id)
     encounters = session.scalar(
-        select(func.count())
-        .select_from(Encounter)
-        .where(Encounter.drop_key == drop_key, Encounter.id.not_in(decided))
+        select(func.count()).select_from(Encounter).where(Encounter.drop_key == drop_key, Encounter.id.not_in(decided))
     )
     detections = session.scalar(
         select(func.count())
@@ -113,9 +109,7 @@ def exemplar_count(session: Session, recipe_id: str) -> int:
     )
 
 
-def profile_columns(
-    session: Session, recipe_id: str
-) -> list[tuple[str, dict[str, FloatArray | None], str | None]]:
+def profile_columns(session: Session, recipe_id: str) -> list[tuple[str, dict[str, FloatArray | None], str | None]]:
     """(name, vector by branch, embedding_version) of every individual that has a profile under the recipe."""
     profiled = select(Profile.deer_id).where(Profile.recipe_id == recipe_id)
     rows = session.execute(select(Deer).where(Deer.id.in_(profiled)).order_by(Deer.name, Deer.id)).scalars()

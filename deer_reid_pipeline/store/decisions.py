@@ -98,9 +98,7 @@ def attach(
     A detection that a person identified is never given away by the machine.
     """
     rows = session.execute(
-        select(Detection.id, Detection.deer_id, Detection.classification_method).where(
-            Detection.id.in_(detections)
-        )
+        select(Detection.id, Detection.deer_id, Detection.classification_method).where(Detection.id.in_(detections))
     ).all()
     free = [row for row in rows if method == "human" or row.classification_method != "human"]
     ids = [row.id for row in free]
@@ -109,9 +107,7 @@ def attach(
         return
     for row in free:
         if row.deer_id is not None and row.deer_id != deer:
-            session.execute(
-                update(Deer).where(Deer.id == row.deer_id).values(sighting_count=Deer.sighting_count - 1)
-            )
+            session.execute(update(Deer).where(Deer.id == row.deer_id).values(sighting_count=Deer.sighting_count - 1))
     gained = sum(row.deer_id != deer for row in free)
     session.execute(
         update(Detection)
@@ -213,9 +209,7 @@ def all_results(session: Session) -> list[dict[str, Any]]:
         .subquery()
     )
     rows = session.execute(
-        select(
-            Image, Detection, Encounter, Deer, latest.c.probability, latest.c.recipe_id, latest.c.release_id
-        )
+        select(Image, Detection, Encounter, Deer, latest.c.probability, latest.c.recipe_id, latest.c.release_id)
         .join(Detection, Detection.image_id == Image.id)
         .outerjoin(Encounter, Encounter.id == Detection.encounter_id)
         .outerjoin(Deer, Deer.id == Detection.deer_id)

@@ -45,9 +45,7 @@ def add_drop(
     session.add(drop)
     session.flush()
     if media:
-        session.execute(
-            insert(DropMedia).on_conflict_do_nothing(), [{"drop_key": drop.key, **row} for row in media]
-        )
+        session.execute(insert(DropMedia).on_conflict_do_nothing(), [{"drop_key": drop.key, **row} for row in media])
     add_quarantine(session, drop.key, quarantined)
 
 
@@ -83,9 +81,7 @@ def media_without_image(session: Session, drop_key: str) -> list[DropMedia]:
     return list(
         session.scalars(
             select(DropMedia)
-            .where(
-                DropMedia.drop_key == drop_key, DropMedia.image_id.is_(None), DropMedia.file_path.not_in(bad)
-            )
+            .where(DropMedia.drop_key == drop_key, DropMedia.image_id.is_(None), DropMedia.file_path.not_in(bad))
             .order_by(DropMedia.ordinal)
         )
     )
@@ -104,9 +100,7 @@ def media_with_image(session: Session, drop_key: str) -> list[tuple[DropMedia, I
 
 def drop_media_count(session: Session, drop_key: str) -> int:
     """Number of picture files of a drop that its tables and folder named, quarantined ones included."""
-    return (
-        session.scalar(select(func.count()).select_from(DropMedia).where(DropMedia.drop_key == drop_key)) or 0
-    )
+    return session.scalar(select(func.count()).select_from(DropMedia).where(DropMedia.drop_key == drop_key)) or 0
 
 
 def link_images(session: Session, drop_key: str, pairs: Iterable[tuple[str, uuid.UUID]]) -> None:
@@ -156,8 +150,8 @@ def forget_drop(session: Session, drop_key: str) -> None:
 
 
 @dataclass(frozen=True)
-class DropCounts:
-    """What a drop amounts to in the database."""
+class DropSummary:
+    """What a drop amounts to; matched and new count a person's identities and the machine's together."""
 
     images: int
     detections: int
@@ -169,17 +163,16 @@ class DropCounts:
     by_person: int
     matched_by_machine: int
     new_by_machine: int
+    individuals: int
 
 
-def drop_counts(session: Session, drop_key: str) -> DropCounts:
+def summarize_drop(session: Session, drop_key: str) -> DropSummary:
     """Count the rows of a drop.
 
     Pictures count once a content, detections once a file (a copy of a picture shows its boxes again), encounters are
     those of its pictures, whichever drop brought them first, each with its latest decision.
     """
-    images = session.scalar(
-        select(func.count(func.distinct(DropMedia.image_id))).where(DropMedia.drop_key == drop_key)
-    )
+    images = session.scalar(select(func.count(func.distinct(DropMedia.image_id))).where(DropMedia.drop_key == drop_key))
     in_drop = select(DropMedia.image_id).where(DropMedia.drop_key == drop_key)
     detections = session.scalar(
         select(func.count())
@@ -203,12 +196,10 @@ def drop_counts(session: Session, drop_key: str) -> DropCounts:
     outcomes = {
         (decision, method): count
         for decision, method, count in session.execute(
-            select(latest.c.decision, latest.c.method, func.count()).group_by(
-                latest.c.decision, latest.c.method
-            )
+            select(latest.c.decision, latest.c.method, func.count()).group_by(latest.c.decision, latest.c.method)
         )
     }
-    return DropCounts(
+    return DropSummary(
         images=images or 0,
         detections=detections or 0,
         crops=crops or 0,
@@ -219,6 +210,7 @@ def drop_counts(session: Session, drop_key: str) -> DropCounts:
         by_person=sum(n for (_, method), n in outcomes.items() if method == "human"),
         matched_by_machine=outcomes.get(("matched", "machine"), 0),
         new_by_machine=outcomes.get(("new_individual", "machine"), 0),
+        individuals=count_individuals(session),
     )
 
 

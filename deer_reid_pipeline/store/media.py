@@ -98,9 +98,7 @@ def crop_jobs(
     query = (
         select(Detection, Image, DetectionCrop.file, DetectionCrop.sha256)
         .join(Image, Image.id == Detection.image_id)
-        .outerjoin(
-            DetectionCrop, (DetectionCrop.detection_id == Detection.id) & (DetectionCrop.spec_id == spec_id)
-        )
+        .outerjoin(DetectionCrop, (DetectionCrop.detection_id == Detection.id) & (DetectionCrop.spec_id == spec_id))
         .where(~Detection.superseded)
         .order_by(Image.path, Detection.id)
     )
@@ -239,9 +237,7 @@ def detections_without_vectors(
         unassigned_only: leave out detections of individuals.
     """
     query = (
-        select(Detection.id)
-        .where(~Detection.superseded)
-        .order_by(Detection.deer_id.asc().nulls_last(), Detection.id)
+        select(Detection.id).where(~Detection.superseded).order_by(Detection.deer_id.asc().nulls_last(), Detection.id)
     )
     if drop_key is not None:
         in_drop = select(DropMedia.image_id).where(DropMedia.drop_key == drop_key)

@@ -30,11 +30,7 @@ def individuals_with_sightings(session: Session) -> list[tuple[uuid.UUID, str]]:
     """(id, name) of every individual that has a standing detection, by name and id."""
     rows = session.execute(
         select(Deer.id, Deer.name)
-        .where(
-            Deer.id.in_(
-                select(Detection.deer_id).where(Detection.deer_id.is_not(None), ~Detection.superseded)
-            )
-        )
+        .where(Deer.id.in_(select(Detection.deer_id).where(Detection.deer_id.is_not(None), ~Detection.superseded)))
         .order_by(Deer.name, Deer.id)
     )
     return [(key, name or str(key)[:8]) for key, name in rows]
@@ -58,9 +54,7 @@ def digest_of(items: Sequence[Member]) -> str:
 
 def profile_digests(session: Session, recipe_id: str) -> dict[uuid.UUID, str]:
     """Digest of every profile under a recipe."""
-    rows = session.execute(
-        select(Profile.deer_id, Profile.digest).where(Profile.recipe_id == recipe_id).distinct()
-    )
+    rows = session.execute(select(Profile.deer_id, Profile.digest).where(Profile.recipe_id == recipe_id).distinct())
     return {key: digest for key, digest in rows}
 
 
@@ -199,9 +193,7 @@ def stale_profiles(session: Session, recipe_id: str) -> int:
             .select_from(now)
             .outerjoin(
                 Profile,
-                (Profile.deer_id == now.c.deer_id)
-                & (Profile.recipe_id == recipe_id)
-                & (Profile.branch == MULTISCALE),
+                (Profile.deer_id == now.c.deer_id) & (Profile.recipe_id == recipe_id) & (Profile.branch == MULTISCALE),
             )
             .where(Profile.detections.is_distinct_from(now.c.count))
         )

@@ -15,9 +15,7 @@ from deer_reid_pipeline.store.models import RecipeRow, Release
 _RELEASE_LOCK = 0x0DEE_0001
 
 
-def register_recipe(
-    session: Session, recipe_id: str, name: str, spec: dict[str, Any], random_weights: bool
-) -> None:
+def register_recipe(session: Session, recipe_id: str, name: str, spec: dict[str, Any], random_weights: bool) -> None:
     """Store a recipe as data; a recipe that is known stays as it is."""
     session.execute(
         insert(RecipeRow).on_conflict_do_nothing(),

@@ -195,9 +195,7 @@ def load_exemplars(
         shared = set.intersection(*({e.detection_id for e in by_branch[branch]} for branch in branches))
         rows = {b: [e for e in by_branch[b] if e.detection_id in shared] for b in branches}
         if shared:
-            vectors = {
-                b: VectorSet(recipe_id, b, _stack([e.vector for e in items])) for b, items in rows.items()
-            }
+            vectors = {b: VectorSet(recipe_id, b, _stack([e.vector for e in items])) for b, items in rows.items()}
             result.append(Known(key, *about[key], vectors, [e.viewpoint for e in rows[branches[0]]]))
     return result
 
@@ -213,14 +211,10 @@ def _profiles(session: Session, recipe_id: str, branches: Sequence[str]) -> list
     grouped: dict[uuid.UUID, dict[str, VectorSet]] = defaultdict(dict)
     about: dict[uuid.UUID, tuple[str, str]] = {}
     for profile, name, sex in rows:
-        grouped[profile.deer_id][profile.branch] = VectorSet(
-            recipe_id, profile.branch, _stack([profile.vector])
-        )
+        grouped[profile.deer_id][profile.branch] = VectorSet(recipe_id, profile.branch, _stack([profile.vector]))
         about[profile.deer_id] = (name or str(profile.deer_id)[:8], sex_of(sex))
     return [
-        Known(key, *about[key], vectors, [None])
-        for key, vectors in grouped.items()
-        if len(vectors) == len(branches)
+        Known(key, *about[key], vectors, [None]) for key, vectors in grouped.items() if len(vectors) == len(branches)
     ]
 
 

@@ -64,8 +64,6 @@ def vector_set(recipe_id: str, branch: str, rows: Sequence[FloatArray]) -> Vecto
 def count_embeddings(session: Session, recipe_id: str) -> dict[str, int]:
     """Number of vectors of each branch under a recipe."""
     rows = session.execute(
-        select(Embedding.branch, func.count())
-        .where(Embedding.recipe_id == recipe_id)
-        .group_by(Embedding.branch)
+        select(Embedding.branch, func.count()).where(Embedding.recipe_id == recipe_id).group_by(Embedding.branch)
     )
     return {branch: count for branch, count in rows}

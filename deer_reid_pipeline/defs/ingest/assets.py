@@ -10,7 +10,7 @@ from deer_reid_pipeline.steps.crops import SPEC, store_crops
 from deer_reid_pipeline.steps.detections import store_detections
 from deer_reid_pipeline.steps.images import store_images
 from deer_reid_pipeline.steps.summary import describe_drop
-from deer_reid_pipeline.store.drops import drop_counts
+from deer_reid_pipeline.store.drops import summarize_drop
 from deer_reid_pipeline.store.media import detections_of_drop
 
 GROUP = "ingest"
@@ -49,7 +49,7 @@ def images(context: dg.AssetExecutionContext, site: SiteResource) -> dg.Material
     result = store_images(site.site, context.partition_key)
     drop = describe_drop(site.site, context.partition_key)
     with site.site.database.session() as session:
-        counts = drop_counts(session, context.partition_key)
+        counts = summarize_drop(session, context.partition_key)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": counts.images,
@@ -139,7 +139,7 @@ def detection_crops(context: dg.AssetExecutionContext, site: SiteResource) -> dg
     result = store_crops(site.site, drop_key=context.partition_key)
     with site.site.database.session() as session:
         rows = detections_of_drop(session, context.partition_key)
-        counts = drop_counts(session, context.partition_key)
+        counts = summarize_drop(session, context.partition_key)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": counts.crops,

@@ -18,11 +18,8 @@ from deer_reid_pipeline.store.embedded.os_user import give
 from deer_reid_pipeline.store.embedded.place import Place
 
 SOCKET_NAME = ".s.PGSQL.5432"
-
-
 SOCKET_PATH_LIMIT = 103
 """Bytes in the path of a unix socket: 107 on Linux, 103 on macOS."""
-
 
 SUPERUSER = "postgres"
 

@@ -84,10 +84,7 @@ class EmbeddedServer:
 
 
 _servers: dict[Path, EmbeddedServer] = {}
-
-
 _servers_lock = threading.Lock()
-
 
 os.register_at_fork(after_in_child=lambda: _renew_lock())
 

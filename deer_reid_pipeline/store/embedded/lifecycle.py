@@ -26,10 +26,7 @@ from deer_reid_pipeline.store.embedded.programs import START_TIMEOUT, STOP_TIMEO
 log = logging.getLogger(__name__)
 
 LAUNCH_ATTEMPTS = 3
-
-
 MAX_LOG_BYTES = 10 * 1024 * 1024
-
 
 SERVER_SETTINGS = """\
 # Written by deer-reid at each start of the server; changes belong in postgresql.conf below the include.

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 SYSTEM_ROOT = Path("/var/lib/deer-reid")
 """Used by root only, for a home (or a virtual environment) that other OS users cannot reach."""
 
-
 SERVICE_USER = "pgserver"
 
 

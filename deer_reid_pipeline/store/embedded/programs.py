@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 START_TIMEOUT = 300.0
 """Seconds to wait for a server, crash recovery on a slow disk included."""
 
-
 STOP_TIMEOUT = 60
 
 

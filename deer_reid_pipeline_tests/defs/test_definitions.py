@@ -1,0 +1,283 @@
+"""The code location as Dagster sees it, and its assets run on an ephemeral instance against a real database."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import dagster as dg
+import pytest
+from PIL import Image
+
+from deer_reid_pipeline.definitions import defs
+from deer_reid_pipeline.defs.partitions import image_drop_partitions
+from deer_reid_pipeline.defs.resources import SiteResource
+from deer_reid_pipeline.steps.drops import register_drop
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline_tests.conftest import REPO
+from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table
+
+BRANCH_ASSETS = {"resnet50_embeddings", "multiscale_embeddings", "efficientnet_embeddings"}
+PARENTS = {  # SPEC section 8, from image_drops to deer_profiles
+    "image_drops": set(),
+    "images": {"image_drops"},
+    "detections": {"images"},
+    "detection_crops": {"detections"},
+    **{name: {"detection_crops"} for name in BRANCH_ASSETS},
+    "deer_matches": BRANCH_ASSETS,
+    "deer_profiles": {"deer_matches"},
+}
+GROUPS = {
+    **dict.fromkeys(("image_drops", "images", "detections", "detection_crops"), "ingest"),
+    **dict.fromkeys(BRANCH_ASSETS, "embeddings"),
+    **dict.fromkeys(("deer_matches", "deer_profiles"), "profiles"),
+}
+BLOCKING = {
+    "detections": {"boxes_lie_within_their_picture"},
+    **{
+        name: {"every_crop_has_one_vector", "embeddings_are_unit_norm", "embeddings_are_finite"}
+        for name in BRANCH_ASSETS
+    },
+    "deer_matches": {"every_encounter_has_a_decision"},
+    "deer_profiles": {
+        "profiles_with_sightings_have_all_vectors",
+        "profile_vectors_are_unit_norm",
+        "embedding_version_is_consistent",
+    },
+}
+GRAPH = defs.resolve_asset_graph()
+
+
+def test_assets_edges_and_groups_are_those_of_the_specification() -> None:
+    assert {key.to_user_string() for key in GRAPH.get_all_asset_keys()} == set(PARENTS)
+    for name, parents in PARENTS.items():
+        node = GRAPH.get(dg.AssetKey(name))
+        assert {key.to_user_string() for key in node.parent_keys} == parents, name
+        assert node.group_name == GROUPS[name]
+        assert node.description, name
+        partitioned = node.partitions_def
+        assert partitioned == (None if name == "deer_profiles" else image_drop_partitions), name
+
+
+def test_checks_block_where_data_would_be_spoilt() -> None:
+    found: dict[str, set[str]] = {}
+    for key in GRAPH.asset_check_keys:
+        if GRAPH.get(key).blocking:
+            found.setdefault(key.asset_key.to_user_string(), set()).add(key.name)
+    assert found == BLOCKING
+
+
+def test_both_jobs_reach_what_they_say() -> None:
+    process = defs.resolve_job_def("process_drop_job")
+    assert {key.to_user_string() for key in process.asset_layer.selected_asset_keys} == set(PARENTS)
+    assert process.partitions_def == image_drop_partitions
+    again = defs.resolve_job_def("reembedding_job")
+    assert {key.to_user_string() for key in again.asset_layer.selected_asset_keys} == {"deer_profiles"}
+
+
+def test_dagster_validates_the_definitions(home: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER_", "DEER_REID_"))}
+    kept.pop("DATABASE_URL", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate"],
+        cwd=REPO,
+        env={**kept, "DEER_REID_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Validation successful" in done.stdout + done.stderr
+    assert not (home / "postgres").exists(), "looking at the definitions made a database"
+
+
+class GivenSite(SiteResource):
+    """The resource of the code location on a test's installation."""
+
+    given: ClassVar[Site]
+
+    @property
+    def site(self) -> Site:  # type: ignore[override]
+        return GivenSite.given
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def part(herd: Path, tmp_path: Path) -> Path:
+    """Two named and two unnamed encounters."""
+    rows = read_table(herd / "observations.csv")
+    events = {bool(row["individualID"]): dict[str, None]() for row in rows}
+    for row in rows:
+        events[bool(row["individualID"])][row["eventID"]] = None
+    wanted = {event for named in events.values() for event in list(named)[:2]}
+    return part_of_herd(herd, tmp_path / "part", [row for row in rows if row["eventID"] in wanted])
+
+
+@pytest.fixture
+def key(site: Site, part: Path, instance: dg.DagsterInstance) -> str:
+    """The partition of a registered drop."""
+    made = register_drop(site, part, "auto").key
+    instance.add_dynamic_partitions("image_drops", [made])
+    GivenSite.given = site
+    return made
+
+
+def materialize(
+    instance: dg.DagsterInstance, key: str, only: Iterable[str] | None = None
+) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [*defs.assets],
+        instance=instance,
+        partition_key=key,
+        resources={"site": GivenSite()},
+        selection=None if only is None else dg.AssetSelection.assets(*only),
+        raise_on_error=False,
+    )
+
+
+def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, object]:
+    (made,) = [m for m in result.get_asset_materialization_events() if m.asset_key == dg.AssetKey(asset)]
+    metadata = made.materialization.metadata
+    return {name: value.value for name, value in metadata.items()}
+
+
+def picture(markdown: object) -> bytes:
+    found = re.fullmatch(r"!\[[^]]*\]\(data:image/png;base64,([A-Za-z0-9+/=]+)\)", str(markdown))
+    assert found, str(markdown)[:200]
+    return base64.b64decode(found[1])
+
+
+def test_a_drop_is_stored_checked_and_described(
+    site: Site, part: Path, key: str, instance: dg.DagsterInstance
+) -> None:
+    rows = read_table(part / "observations.csv")
+    result = materialize(instance, key)
+    assert result.success
+
+    detections = query(site, "SELECT count(*) FROM detections")[0][0]
+    pictures = query(site, "SELECT count(*) FROM images")[0][0]
+    individuals = query(site, "SELECT count(*) FROM deer WHERE sighting_count > 0")[0][0]
+    encounters = query(site, "SELECT count(*) FROM encounters")[0][0]
+    assert (detections, pictures) == (len(rows), len({row["filePath"] for row in rows}))
+    assert dict(map(tuple, query(site, "SELECT branch, count(*) FROM embeddings GROUP BY 1"))) == dict.fromkeys(  # type: ignore[arg-type]
+        ("baseline", "multiscale", "efficientnet"), detections
+    )
+    assert query(site, "SELECT count(*), count(DISTINCT encounter_id) FROM match_decisions")[0] == (
+        encounters,
+        encounters,
+    )
+    assert query(site, "SELECT DISTINCT run_id FROM match_decisions") == [(result.run_id,)]
+    assert query(site, "SELECT count(DISTINCT deer_id) FROM profiles")[0][0] == individuals
+
+    evaluations = result.get_asset_check_evaluations()
+    assert {(e.asset_key.to_user_string(), e.check_name) for e in evaluations} == {
+        (check.asset_key.to_user_string(), check.name) for check in GRAPH.asset_check_keys
+    }
+    assert [e.check_name for e in evaluations if not e.passed] == []
+
+    expected_rows = {
+        "images": pictures,
+        "detections": detections,
+        "detection_crops": detections,
+        **dict.fromkeys(BRANCH_ASSETS, detections),
+        "deer_matches": encounters,
+        "deer_profiles": individuals,
+    }
+    for asset, count in expected_rows.items():
+        metadata = metadata_of(result, asset)
+        assert metadata["dagster/row_count"] == count, asset
+        schema = metadata["dagster/column_schema"]
+        assert isinstance(schema, dg.TableSchema)
+        assert all(column.type and column.description for column in schema.columns), asset
+    assert metadata_of(result, "image_drops")["pictures"] == pictures
+    for asset in ("detection_crops", "deer_matches"):
+        png = picture(metadata_of(result, asset)["contact_sheet"])
+        assert len(png) < 100_000
+        with Image.open(io.BytesIO(png)) as image:
+            image.load()
+            assert image.format == "PNG"
+
+
+def test_materializing_again_stores_nothing_and_keeps_the_data_versions(
+    site: Site, key: str, instance: dg.DagsterInstance
+) -> None:
+    def versions(result: dg.ExecuteInProcessResult) -> dict[str, str | None]:
+        return {
+            event.asset_key.to_user_string(): (event.materialization.tags or {}).get("dagster/data_version")
+            for event in result.get_asset_materialization_events()
+            if event.asset_key is not None
+        }
+
+    counts = "SELECT (SELECT count(*) FROM embeddings), (SELECT count(*) FROM match_decisions), (SELECT count(*) FROM profiles)"
+    first = materialize(instance, key)
+    before = query(site, counts)
+    again = materialize(instance, key)
+    assert first.success
+    assert again.success
+    assert query(site, counts) == before
+    assert metadata_of(again, "images")["stored_now"] == 0
+    assert metadata_of(again, "detection_crops")["written_now"] == 0
+    assert metadata_of(again, "multiscale_embeddings")["embedded_now"] == 0
+    fixed = ("image_drops", *BRANCH_ASSETS, "deer_profiles")
+    assert {name: versions(again)[name] for name in fixed} == {name: versions(first)[name] for name in fixed}
+
+
+@pytest.mark.parametrize(
+    ("damage", "asset", "check"),
+    [
+        (
+            "UPDATE embeddings SET vector = (SELECT array_agg(2 * v)::vector FROM unnest(vector::real[]) AS v) "
+            "WHERE branch = 'multiscale' AND detection_id = (SELECT min(detection_id::text)::uuid FROM embeddings)",
+            "multiscale_embeddings",
+            "embeddings_are_unit_norm",
+        ),
+        (
+            "UPDATE detections SET bbox_x = 0.9, bbox_width = 0.5 "
+            "WHERE id = (SELECT min(id::text)::uuid FROM detections)",
+            "detections",
+            "boxes_lie_within_their_picture",
+        ),
+    ],
+)
+def test_spoilt_data_stops_the_run_before_anything_is_decided(
+    site: Site, key: str, instance: dg.DagsterInstance, damage: str, asset: str, check: str
+) -> None:
+    upstream = ["image_drops", "images", "detections", "detection_crops", *BRANCH_ASSETS]
+    assert materialize(instance, key, upstream).success
+    assert [row for row in query(site, damage + " RETURNING 1")] == [(1,)]
+
+    result = materialize(instance, key)
+    assert not result.success
+    failed = {(e.asset_key.to_user_string(), e.check_name) for e in result.get_asset_check_evaluations() if not e.passed}
+    assert (asset, check) in failed
+    made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}
+    assert not {"deer_matches", "deer_profiles"} & made
+    assert query(site, "SELECT count(*) FROM match_decisions") == [(0,)]
+    assert query(site, "SELECT count(*) FROM deer") == [(0,)]
+
+
+def test_reembedding_fills_what_is_missing_and_nothing_else(
+    site: Site, key: str, instance: dg.DagsterInstance
+) -> None:
+    assert materialize(instance, key).success
+    before = query(site, "SELECT detection_id, branch, created_at FROM embeddings ORDER BY 1, 2")
+    lost = before[0][0]
+    query(site, "DELETE FROM embeddings WHERE detection_id = :lost RETURNING 1", lost=lost)
+    job = defs.resolve_job_def("reembedding_job")
+    result = job.execute_in_process(instance=instance, resources={"site": GivenSite()})
+    assert metadata_of(result, "deer_profiles")["detections_embedded"] == 1
+    after = query(site, "SELECT detection_id, branch, created_at FROM embeddings ORDER BY 1, 2")
+    assert [row[:2] for row in after] == [row[:2] for row in before]
+    assert [row for row in after if row[0] != lost] == [row for row in before if row[0] != lost]

@@ -1,0 +1,127 @@
+"""Runs of killed processes are closed, and only those."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+import psutil
+import pytest
+
+from deer_reid_pipeline.defs.in_process import WORKER_TAG, close_dead_runs, worker_identity
+
+
+@dg.op
+def _nothing() -> None: ...
+
+
+@dg.job
+def _some_job() -> None:
+    _nothing()
+
+
+STARTED = dg.DagsterRunStatus.STARTED
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def other_process() -> Iterator[psutil.Process]:
+    """A living process that is not ours."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    yield psutil.Process(child.pid)
+    child.kill()
+    child.wait()
+
+
+def identity(process: psutil.Process) -> str:
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+
+
+def run_of(
+    instance: dg.DagsterInstance, worker: str | None, status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED
+) -> str:
+    tags = {} if worker is None else {WORKER_TAG: worker}
+    return instance.create_run_for_job(_some_job, tags=tags, status=status).run_id
+
+
+def status_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run.status
+
+
+def test_a_run_whose_process_is_gone_is_closed_once_with_the_reason(
+    instance: dg.DagsterInstance, other_process: psutil.Process
+) -> None:
+    run_id = run_of(instance, identity(other_process))
+    assert close_dead_runs(instance) == 0
+    other_process.kill()
+    other_process.wait(10)
+    assert close_dead_runs(instance) == 1
+    assert status_of(instance, run_id) == dg.DagsterRunStatus.FAILURE
+    messages = [entry.message for entry in instance.all_logs(run_id)]
+    assert any("was killed" in message for message in messages)
+    assert close_dead_runs(instance) == 0
+
+
+def test_a_killed_process_that_nobody_waited_for_is_dead_too(instance: dg.DagsterInstance) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    run_id = run_of(instance, identity(psutil.Process(child.pid)))
+    child.kill()
+    deadline = time.monotonic() + 10
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert close_dead_runs(instance) == 1
+    assert status_of(instance, run_id) == dg.DagsterRunStatus.FAILURE
+    child.wait()
+
+
+def test_a_process_id_that_somebody_else_has_now_does_not_keep_a_run_alive(
+    instance: dg.DagsterInstance, other_process: psutil.Process
+) -> None:
+    earlier = f"{socket.gethostname()}:{other_process.pid}:{other_process.create_time() - 3600:.2f}"
+    run_id = run_of(instance, earlier)
+    assert close_dead_runs(instance) == 1
+    assert status_of(instance, run_id) == dg.DagsterRunStatus.FAILURE
+    assert other_process.is_running()
+
+
+def test_living_and_foreign_runs_are_left_alone(instance: dg.DagsterInstance, other_process: psutil.Process) -> None:
+    dead = 2**22 + 1  # above the largest process id of Linux
+    alive = [
+        run_of(instance, worker_identity()),
+        run_of(instance, identity(other_process)),
+        run_of(instance, f"another-host:{dead}:1.00"),
+        run_of(instance, None),
+        run_of(instance, "not an identity"),
+    ]
+    assert close_dead_runs(instance) == 0
+    assert {status_of(instance, run_id) for run_id in alive} == {STARTED}
+
+
+@pytest.mark.parametrize(
+    "status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+)
+def test_ended_runs_keep_their_status(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> None:
+    run_id = run_of(instance, f"{socket.gethostname()}:{2**22 + 1}:1.00", status)
+    assert close_dead_runs(instance) == 0
+    assert status_of(instance, run_id) == status
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, STARTED])
+def test_a_process_killed_at_any_point_of_its_run_leaves_no_run_that_looks_alive(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    run_id = run_of(instance, f"{socket.gethostname()}:{2**22 + 1}:1.00", status)
+    assert close_dead_runs(instance) == 1
+    assert status_of(instance, run_id) == dg.DagsterRunStatus.FAILURE
