@@ -379,7 +379,9 @@ def _matcher(site: Any, fallback: RecipeName | None, console: Console) -> Any:
     except WeightsError as error:
         if fallback is None or site.settings.recipe == fallback.value:
             raise
-        console.say(f"{str(error).rstrip('.')}. Going on with the recipe '{fallback.value}', whose weights are installed.")
+        console.say(
+            f"{str(error).rstrip('.')}. Going on with the recipe '{fallback.value}', whose weights are installed."
+        )
     site.settings = site.settings.model_copy(update={"recipe": fallback.value})
     return site.matcher()
 

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
         Field(
             validation_alias=_env("DEER_REID_RECIPE"),
             description="Recipe of a new home: original, reference, lite or mobile.",
+            pattern="^(original|reference|lite|mobile)$",
         ),
     ] = "reference"
     device: Annotated[

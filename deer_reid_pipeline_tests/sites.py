@@ -21,6 +21,21 @@ from deer_reid_pipeline.steps.profiles import update_profiles
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.summary import DropSummary, finish_drop
 
+OWNER_TABLES = ("images", "detections", "deer")
+OUR_TABLES = (
+    "drops",
+    "drop_media",
+    "quarantine",
+    "encounters",
+    "detection_crops",
+    "recipes",
+    "embeddings",
+    "profiles",
+    "profile_exemplars",
+    "releases",
+    "match_decisions",
+)
+
 
 def settings_for(home: Path, **changes: Any) -> Settings:
     """Settings of a test's home, untouched by the environment of whoever runs the tests."""
@@ -42,7 +57,7 @@ def run_all(site: Site, folder: Path, detector: str = "auto") -> tuple[str, Drop
 
 def row_counts(site: Site) -> dict[str, int]:
     """Rows of every table of the product."""
-    tables = ["images", "detections", "deer", "drops", "drop_media", "quarantine", "encounters", "detection_crops", "recipes", "embeddings", "profiles", "profile_exemplars", "releases", "match_decisions"]
+    tables = (*OWNER_TABLES, *OUR_TABLES)
     with site.database.session() as session:
         return {name: session.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in tables}
 

@@ -18,9 +18,18 @@ class SiteResource(dg.ConfigurableResource):
     _matcher: Matcher | None = PrivateAttr(default=None)
 
     @cached_property
-    def site(self) -> Site:
-        """The open installation; raises DatabaseError when it cannot be opened."""
+    def _opened(self) -> Site:
         return connect_site(load_settings())
+
+    @property
+    def site(self) -> Site:
+        """The open installation, its server started again if it died between two steps.
+
+        Raises:
+            DatabaseError: it cannot be opened.
+        """
+        self._opened.database.ensure_alive()
+        return self._opened
 
     @property
     def matcher(self) -> Matcher:

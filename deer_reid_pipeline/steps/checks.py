@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deer_reid_pipeline.reid.similarity import BRANCHES, UNIT_NORM_TOLERANCE
+from deer_reid_pipeline.reid.similarity import BASELINE, BRANCHES, UNIT_NORM_TOLERANCE
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store import checks as stored
 from deer_reid_pipeline.store.recipes import live_release
@@ -78,15 +78,15 @@ def check_profiles(site: Site) -> ProfileCheck:
             return ProfileCheck(individuals, 0, [], [], 0, "no-release")
         rows = stored.profile_columns(session, release.recipe_id)
         exemplars = stored.exemplar_count(session, release.recipe_id)
-    without = [name for name, vectors, _ in rows if any(vectors[branch] is None for branch in BRANCHES)]
-    wrong = [name for name, _, version in rows if version != "v3_ensemble"]
+    without = [name for name, vectors, _, _ in rows if any(vectors[branch] is None for branch in BRANCHES)]
+    wrong = [name for name, _, _, version in rows if version != "v3_ensemble"]
     off_norm = 0
     digest = hashlib.sha256()
-    for name, vectors, _ in rows:
+    for name, vectors, old_v1, _ in rows:
         digest.update(name.encode())
         for branch in BRANCHES:
             vector = vectors[branch]
-            if vector is not None:
+            if vector is not None and not (branch == BASELINE and old_v1):
                 off_norm += abs(float(np.linalg.norm(vector)) - 1.0) > UNIT_NORM_TOLERANCE
                 digest.update(np.asarray(vector, dtype=np.float32).round(4).tobytes())
     return ProfileCheck(individuals, exemplars, without, wrong, off_norm, digest.hexdigest()[:16])

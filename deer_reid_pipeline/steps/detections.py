@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,90 +22,103 @@ from deer_reid_pipeline.store.drops import (
     media_with_image,
 )
 from deer_reid_pipeline.store.ids import detection_id
-from deer_reid_pipeline.store.media import add_detections, images_with_detections, supersede_whole_frames
+from deer_reid_pipeline.store.media import WHOLE_FRAME, add_detections, images_with_detections, supersede_whole_frames
 from deer_reid_pipeline.store.models import DropMedia, Image
 from deer_reid_pipeline.vision.decode import ImageError, decode_image
 from deer_reid_pipeline.vision.detectors import Detector, open_detector
 
 BATCH = 64
 
-MANIFEST, WHOLE_FRAME = "manifest", "whole_frame"
+MANIFEST = "manifest"
 
 
-@dataclass(frozen=True)
+@dataclass
 class DetectionReport:
     """Where the boxes came from: the drop's table, a detector, the whole frame; blank and already known pictures."""
 
-    from_manifest: int
-    detected: int
-    whole_frames: int
-    blank: int
-    known: int
     detector: str
+    from_manifest: int = 0
+    detected: int = 0
+    whole_frames: int = 0
+    blank: int = 0
+    known: int = 0
 
 
 def store_detections(site: Site, drop_key: str) -> DetectionReport:
     """Store the boxes of a drop, one transaction a batch of pictures.
 
     A picture whose boxes the drop gives gets those. Otherwise a picture that already has detections keeps them, and
-    for the rest the detector is asked; without one the whole frame is one detection, flagged by its source.
+    for the rest the detector is asked; without one the whole frame is one detection, flagged by its source. Whole
+    frames give way as soon as a table or a detector has looked at the picture.
     """
     with site.database.session() as session:
         drop = get_drop(session, drop_key)
         assert drop is not None
-        root, detector_name = Path(drop.root), drop.detector
+        root, wanted = Path(drop.root), drop.detector
         media = _one_file_a_picture(media_with_image(session, drop_key))
-    asked = detector_name != "auto"
-    detector = open_detector(detector_name, site.settings.weight_search_dirs) if _needed(media, asked) else None
-    counts = {"manifest": 0, "detected": 0, "whole": 0, "blank": 0, "known": 0}
+    detector = None
+    if any(asks_detector(item.boxes, wanted) for item, _ in media):
+        detector = open_detector(wanted, site.settings.weight_search_dirs)
+    result = DetectionReport(detector.name if detector else MANIFEST)
     done = 0
     for batch in in_batches(media, BATCH):
-        given = [(m, i) for m, i in batch if m.boxes is not None and not (asked and _only_boxes(m))]
-        rest = [(m, i) for m, i in batch if (m, i) not in given]
+        _store_batch(site, drop_key, root, wanted, detector, batch, result)
+        done += len(batch)
+        report("detections", done, len(media))
+    if result.whole_frames:
         with site.database.session() as session:
-            known = images_with_detections(session, [image.id for _, image in rest])
-        fresh = [(m, i) for m, i in rest if i.id not in known]
-        rows = [_row(image, BoxRecord.from_json(box), MANIFEST) for m, image in given for box in m.boxes or []]
-        counts["manifest"] += len(rows)
-        counts["known"] += len(rest) - len(fresh)
-        counts["blank"] += sum(not m.boxes for m, _ in given)
-        bad: list[QuarantineRow] = []
-        for item, image in fresh:
+            add_warnings(session, drop_key, [_WHOLE_FRAME_WARNING.format(result.whole_frames)])
+    return result
+
+
+_WHOLE_FRAME_WARNING = (
+    "{} pictures have no boxes and no detector was found: the whole frame stands for one animal in them (give "
+    "detections.json, or --detector)"
+)
+
+
+def _store_batch(
+    site: Site,
+    drop_key: str,
+    root: Path,
+    wanted: str,
+    detector: Detector | None,
+    batch: Sequence[tuple[DropMedia, Image]],
+    result: DetectionReport,
+) -> None:
+    real = detector is not None and detector.name != WHOLE_FRAME
+    rest = [pair for pair in batch if asks_detector(pair[0].boxes, wanted)]
+    with site.database.session() as session:
+        known = images_with_detections(session, [image.id for _, image in rest], whole_frames=not real)
+    rows: list[dict[str, Any]] = []
+    bad: list[QuarantineRow] = []
+    looked_at: list[uuid.UUID] = []
+    for item, image in batch:
+        if not asks_detector(item.boxes, wanted):
+            boxes = [BoxRecord.from_json(box) for box in item.boxes or []]
+            result.from_manifest += len(boxes)
+            source, replaces = MANIFEST, bool(boxes)
+        elif image.id in known:
+            result.known += 1
+            continue
+        else:
             assert detector is not None
             try:
                 boxes = detect_boxes(detector, root / item.file_path, site.settings.min_confidence)
             except (ImageError, OSError) as error:
                 bad.append(QuarantineRow(item.file_path, "unreadable", f"cannot be read for detection: {error}"))
                 continue
-            whole = detector.name == WHOLE_FRAME
-            counts["whole" if whole else "detected"] += len(boxes)
-            counts["blank"] += not boxes
-            rows += [_row(image, box, WHOLE_FRAME if whole else detector.name) for box in boxes]
-        with site.database.session() as session:
-            add_detections(session, rows)
-            real = {row["image_id"] for row in rows if row["source"] != WHOLE_FRAME}
-            supersede_whole_frames(session, sorted(real, key=str))
-            add_quarantine(session, drop_key, bad)
-        done += len(batch)
-        report("detections", done, len(media))
-    if counts["whole"]:
-        with site.database.session() as session:
-            add_warnings(
-                session,
-                drop_key,
-                [
-                    f"{counts['whole']} pictures have no boxes and no detector was found: the whole frame stands for "
-                    "one animal in them (give detections.json, or --detector)"
-                ],
-            )
-    return DetectionReport(
-        counts["manifest"],
-        counts["detected"],
-        counts["whole"],
-        counts["blank"],
-        counts["known"],
-        detector.name if detector else MANIFEST,
-    )
+            source, replaces = detector.name, real
+            result.detected += len(boxes) if real else 0
+            result.whole_frames += 0 if real else len(boxes)
+        result.blank += not boxes
+        rows += [_row(image, box, source) for box in boxes]
+        if replaces:
+            looked_at.append(image.id)
+    with site.database.session() as session:
+        add_detections(session, rows)
+        supersede_whole_frames(session, looked_at)
+        add_quarantine(session, drop_key, bad)
 
 
 def _one_file_a_picture(media: list[tuple[DropMedia, Image]]) -> list[tuple[DropMedia, Image]]:
@@ -115,13 +129,19 @@ def _one_file_a_picture(media: list[tuple[DropMedia, Image]]) -> list[tuple[Drop
     return list(first.values())
 
 
-def _only_boxes(media: DropMedia) -> bool:
-    """Whether the table says nothing but where boxes are, so that an explicitly chosen detector may replace it."""
-    return all(not box.get("individual_id") for box in media.boxes or [])
+def asks_detector(boxes: Sequence[Mapping[str, Any]] | None, wanted: str) -> bool:
+    """Whether a detector is asked about a picture.
 
-
-def _needed(media: list[tuple[DropMedia, Image]], asked: bool) -> bool:
-    return any(item.boxes is None or (asked and _only_boxes(item)) for item, _ in media)
+    Always where the drop says nothing of its boxes; and, where a detector was named, also where its table holds boxes
+    and nothing else (a detector's output). What a person said of an animal is never replaced.
+    """
+    if boxes is None:
+        return True
+    said = any(
+        box.get("individual_id") or box.get("viewpoint") or box.get("life_stage") or box.get("sex", UNKNOWN) != UNKNOWN
+        for box in boxes
+    )
+    return wanted != "auto" and bool(boxes) and not said
 
 
 def detect_boxes(detector: Detector, path: Path, min_confidence: float) -> list[BoxRecord]:

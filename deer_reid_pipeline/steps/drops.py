@@ -12,6 +12,7 @@ from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.drops import QuarantineRow, add_drop, get_drop
 from deer_reid_pipeline.store.models import Drop
+from deer_reid_pipeline.vision.model_files import sha256_of
 
 
 def with_zone(moment: datetime | None) -> datetime | None:
@@ -28,7 +29,7 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
     Raises:
         DropError: the folder cannot be used as a drop.
     """
-    tag = "" if detector == "auto" else Path(detector).name
+    tag = _tag(site, detector)
     sealed = seal_drop(folder, tag=tag, progress=lambda done, total: report("sealing", done, total))
     with site.database.session() as session:
         if get_drop(session, sealed.key) is not None:
@@ -62,6 +63,18 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
         if get_drop(session, sealed.key) is None:
             add_drop(session, drop, media, quarantined)
     return sealed
+
+
+def _tag(site: Site, detector: str) -> str:
+    """What else than the files decides which detections a drop gets, so that another choice is another drop."""
+    parts = []
+    if detector != "auto":
+        model = Path(detector)
+        parts.append(f"{model.name}:{sha256_of(model)}" if model.is_file() else detector)
+    default = type(site.settings).model_fields["min_confidence"].default
+    if site.settings.min_confidence != default:
+        parts.append(f"confidence:{site.settings.min_confidence:g}")
+    return " ".join(parts)
 
 
 def _copies(contents: DropContents, hashes: Mapping[str, str], start: int) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.similarity import FloatArray
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.crops import SPEC
-from deer_reid_pipeline.steps.detections import detect_boxes
+from deer_reid_pipeline.steps.detections import asks_detector, detect_boxes
 from deer_reid_pipeline.steps.images import in_batches
 from deer_reid_pipeline.steps.site import connect_site
 from deer_reid_pipeline.store.drops import QuarantineRow
@@ -79,15 +79,16 @@ def embed_folder(
     result = EmbedResult(recipe.id, warnings=list(contents.warnings))
     result.quarantined += [QuarantineRow(e.file, e.code, e.reason) for e in contents.quarantined]
     detector = None
-    if any(media.boxes is None for media in contents.media):
+    if any(_asks(media, detector_name) for media in contents.media):
         detector = open_detector(detector_name, settings.weight_search_dirs)
+    asked = _Asked(sealed.root, detector_name, detector)
     embedder = get_embedder(recipe, store, settings.device)
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(part, SCHEMA) as writer:
             pending: list[tuple[str, BoxRecord, Pixels]] = []
-            for item in _crops(settings, sealed.root, contents.media, detector, result):
+            for item in _crops(settings, asked, contents.media, result):
                 pending.append(item)
                 if len(pending) == settings.batch_size:
                     _write(
@@ -116,18 +117,24 @@ def _recipe_of_home(settings: Settings, store: WeightStore) -> Recipe:
     return connect_site(settings).matcher().recipe
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Where the pictures are, and the detector that was asked for."""
+
+    root: Path
+    name: str
+    detector: Detector | None
+
+
 def _crops(
-    settings: Settings,
-    root: Path,
-    media: Sequence[MediaRecord],
-    detector: Detector | None,
-    result: EmbedResult,
+    settings: Settings, asked: _Asked, media: Sequence[MediaRecord], result: EmbedResult
 ) -> Iterator[tuple[str, BoxRecord, Pixels]]:
     """(file, box, crop) of every detection, in the drop's order; crops are those that `process` would store."""
     done = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for batch in in_batches(media, settings.batch_size):
-            for item, outcome in zip(batch, pool.map(lambda m: _cut(settings, root, m, detector), batch), strict=True):
+            looked = pool.map(lambda m: _cut(settings, asked, m), batch)
+            for item, outcome in zip(batch, looked, strict=True):
                 if isinstance(outcome, QuarantineRow):
                     result.quarantined.append(outcome)
                 else:
@@ -136,15 +143,13 @@ def _crops(
             report("embedding", done, len(media))
 
 
-def _cut(
-    settings: Settings, root: Path, media: MediaRecord, detector: Detector | None
-) -> list[tuple[BoxRecord, Pixels]] | QuarantineRow:
-    path = root / media.file_path
+def _cut(settings: Settings, asked: _Asked, media: MediaRecord) -> list[tuple[BoxRecord, Pixels]] | QuarantineRow:
+    path = asked.root / media.file_path
     try:
         inspect_image(path)
-        boxes = list(media.boxes) if media.boxes is not None else []
-        if media.boxes is None and detector is not None:
-            boxes = detect_boxes(detector, path, settings.min_confidence)
+        boxes = list(media.boxes or ())
+        if asked.detector is not None and _asks(media, asked.name):
+            boxes = detect_boxes(asked.detector, path, settings.min_confidence)
         if not boxes:
             return []
         crops = cut_crops(path, [(box.x, box.y, box.width, box.height) for box in boxes], SPEC)
@@ -153,6 +158,11 @@ def _cut(
         return QuarantineRow(media.file_path, error.code, str(error))
     except OSError as error:
         return QuarantineRow(media.file_path, "unreadable", f"cannot be read: {error.strerror or error}")
+
+
+def _asks(media: MediaRecord, detector_name: str) -> bool:
+    boxes = None if media.boxes is None else [box.to_json() for box in media.boxes]
+    return asks_detector(boxes, detector_name)
 
 
 def _write(

@@ -93,7 +93,7 @@ def _look(root: Path, media: DropMedia) -> ImageInfo | QuarantineRow:
     try:
         info = inspect_image(path)
         if sha256_of(path) != media.sha256:
-            return QuarantineRow(media.file_path, "changed", "the file changed after the drop was sealed")
+            return QuarantineRow(media.file_path, "changed_file", "the file changed after the drop was sealed")
         return info
     except ImageError as error:
         return QuarantineRow(media.file_path, error.code, str(error))

@@ -109,8 +109,13 @@ def exemplar_count(session: Session, recipe_id: str) -> int:
     )
 
 
-def profile_columns(session: Session, recipe_id: str) -> list[tuple[str, dict[str, FloatArray | None], str | None]]:
-    """(name, vector by branch, embedding_version) of every individual that has a profile under the recipe."""
+def profile_columns(
+    session: Session, recipe_id: str
+) -> list[tuple[str, dict[str, FloatArray | None], bool, str | None]]:
+    """(name, vector by branch, whether v1 is from before the enhancement, embedding_version) of profiled individuals.
+
+    A v1 vector from before the enhancement may have any length.
+    """
     profiled = select(Profile.deer_id).where(Profile.recipe_id == recipe_id)
     rows = session.execute(select(Deer).where(Deer.id.in_(profiled)).order_by(Deer.name, Deer.id)).scalars()
     return [
@@ -121,6 +126,7 @@ def profile_columns(session: Session, recipe_id: str) -> list[tuple[str, dict[st
                 MULTISCALE: deer.feature_vector_multiscale,
                 EFFICIENTNET: deer.feature_vector_efficientnet,
             },
+            deer.vector_recipe_id is None,
             deer.embedding_version,
         )
         for deer in rows

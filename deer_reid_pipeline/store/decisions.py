@@ -208,9 +208,25 @@ def all_results(session: Session) -> list[dict[str, Any]]:
         .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
         .subquery()
     )
+    first_file = (
+        select(DropMedia.image_id, DropMedia.drop_key, DropMedia.file_path)
+        .distinct(DropMedia.image_id, DropMedia.drop_key)
+        .order_by(DropMedia.image_id, DropMedia.drop_key, DropMedia.ordinal)
+        .subquery()
+    )
     rows = session.execute(
-        select(Image, Detection, Encounter, Deer, latest.c.probability, latest.c.recipe_id, latest.c.release_id)
+        select(
+            Image,
+            first_file.c.file_path,
+            Detection,
+            Encounter,
+            Deer,
+            latest.c.probability,
+            latest.c.recipe_id,
+            latest.c.release_id,
+        )
         .join(Detection, Detection.image_id == Image.id)
+        .outerjoin(first_file, (first_file.c.image_id == Image.id) & (first_file.c.drop_key == Image.drop_key))
         .outerjoin(Encounter, Encounter.id == Detection.encounter_id)
         .outerjoin(Deer, Deer.id == Detection.deer_id)
         .outerjoin(latest, latest.c.encounter_id == Detection.encounter_id)
@@ -219,8 +235,8 @@ def all_results(session: Session) -> list[dict[str, Any]]:
     )
     return [
         {
-            "filePath": image.path,
-            "eventID": str(encounter.id) if encounter else None,
+            "filePath": file_path or image.filename,
+            "eventID": image.event_id or (encounter.event_key if encounter else None),
             "deploymentID": image.deployment_id,
             "timestamp": image.timestamp.isoformat() if image.timestamp else None,
             "individualID": deer.name if deer else None,
@@ -235,7 +251,7 @@ def all_results(session: Session) -> list[dict[str, Any]]:
             "bboxWidth": detection.bbox_width,
             "bboxHeight": detection.bbox_height,
         }
-        for image, detection, encounter, deer, probability, recipe, release in rows
+        for image, file_path, detection, encounter, deer, probability, recipe, release in rows
     ]
 
 

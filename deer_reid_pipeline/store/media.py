@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from deer_reid_pipeline.reid.vocabulary import UNKNOWN
 from deer_reid_pipeline.store.models import Deer, Detection, DetectionCrop, DropMedia, Embedding, Image
+
+WHOLE_FRAME = "whole_frame"
+"""Source of detections that stand for a picture whose boxes nobody knows."""
 
 
 def add_images(session: Session, rows: Sequence[dict[str, Any]]) -> None:
@@ -24,8 +28,8 @@ def add_images(session: Session, rows: Sequence[dict[str, Any]]) -> None:
 def add_detections(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     """Store detections.
 
-    A box that is known keeps its row. What a person says of it now (identity, viewpoint) is taken over; what is
-    known is never replaced by nothing.
+    A box that is known keeps its row. What is said of it now (identity, viewpoint, age, class) replaces what was said
+    before; what is known is never replaced by nothing.
     """
     if not rows:
         return
@@ -38,24 +42,26 @@ def add_detections(session: Session, rows: Sequence[dict[str, Any]]) -> None:
                 "given_individual": func.coalesce(new.given_individual, Detection.given_individual),
                 "viewpoint": func.coalesce(new.viewpoint, Detection.viewpoint),
                 "life_stage": func.coalesce(new.life_stage, Detection.life_stage),
+                "classification": func.coalesce(func.nullif(new.classification, UNKNOWN), Detection.classification),
             },
-            where=or_(
-                new.given_individual.is_distinct_from(Detection.given_individual),
-                Detection.viewpoint.is_(None),
-                Detection.life_stage.is_(None),
-            ),
         ),
         list(rows),
     )
 
 
-def images_with_detections(session: Session, images: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-    """Those of the pictures that have a detection which stands."""
-    return set(
-        session.scalars(
-            select(Detection.image_id).where(Detection.image_id.in_(images), ~Detection.superseded).distinct()
-        )
-    )
+def images_with_detections(
+    session: Session, images: Sequence[uuid.UUID], *, whole_frames: bool = True
+) -> set[uuid.UUID]:
+    """Those of the pictures that have a detection which stands.
+
+    Args:
+        whole_frames: count machine-made whole-frame guesses too.
+    """
+    guess = (Detection.source == WHOLE_FRAME) & Detection.given_individual.is_(None)
+    query = select(Detection.image_id).where(Detection.image_id.in_(images), ~Detection.superseded)
+    if not whole_frames:
+        query = query.where(func.coalesce(~guess, True))
+    return set(session.scalars(query.distinct()))
 
 
 def supersede_whole_frames(session: Session, images: Sequence[uuid.UUID]) -> int:
@@ -64,7 +70,7 @@ def supersede_whole_frames(session: Session, images: Sequence[uuid.UUID]) -> int
         update(Detection)
         .where(
             Detection.image_id.in_(images),
-            Detection.source == "whole_frame",
+            Detection.source == WHOLE_FRAME,
             Detection.given_individual.is_(None),
             ~Detection.superseded,
         )

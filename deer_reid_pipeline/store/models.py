@@ -160,7 +160,8 @@ class DropMedia(Base):
     deployment_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP deploymentID")
     event_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP eventID")
     boxes: Mapped[list[dict[str, Any]] | None] = mapped_column(
-        JSONB, comment="Boxes given by the drop; null: none given, a detector is asked; []: known to be blank"
+        JSONB(none_as_null=True),
+        comment="Boxes given by the drop; null: none given, a detector is asked; []: known to be blank",
     )
 
 

@@ -232,9 +232,7 @@ def lowest_cosine(one: dict[Any, np.ndarray], other: dict[Any, np.ndarray]) -> f
     """The lowest cosine between vectors of the same key; the keys must be the same."""
     assert one.keys() == other.keys()
     assert one
-    return min(
-        float(one[key] @ other[key] / np.linalg.norm(one[key]) / np.linalg.norm(other[key])) for key in one
-    )
+    return min(float(one[key] @ other[key] / np.linalg.norm(one[key]) / np.linalg.norm(other[key])) for key in one)
 
 
 def assert_same(found: Stored, expected: Stored) -> None:

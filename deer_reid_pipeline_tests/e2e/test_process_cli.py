@@ -38,8 +38,10 @@ def test_process_prints_one_object_whose_numbers_are_those_of_the_table(processe
     assert result["detections"] == len(rows)
     assert result["encounters"] == processed.home.query("SELECT count(*) FROM encounters")[0][0]
     assert result["encounters"] == result["matched"] + result["new"] + result["uncertain"]
-    assert result["encounters"] > result["identified_by_a_person"] == len(
-        {row["eventID"] for row in rows if row["individualID"]}
+    assert (
+        result["encounters"]
+        > result["identified_by_a_person"]
+        == len({row["eventID"] for row in rows if row["individualID"]})
     )
     assert result["individuals"] == processed.home.query("SELECT count(*) FROM deer")[0][0]
     assert result["quarantined"] == []

@@ -71,9 +71,7 @@ def similarity(a: np.ndarray, b: np.ndarray) -> float:
 def test_flanks_and_individuals_have_patterns_of_their_own() -> None:
     core = slice(50, 230)
     coats = {
-        (i, flank): torso_coat(individual(7, i), flank)[core, 60:]
-        for i in range(6)
-        for flank in ("left", "right")
+        (i, flank): torso_coat(individual(7, i), flank)[core, 60:] for i in range(6) for flank in ("left", "right")
     }
     for i in range(6):
         left, right = coats[(i, "left")], coats[(i, "right")]
@@ -116,9 +114,7 @@ def test_females_and_fawns_have_no_antlers_and_fawns_are_small() -> None:
     herd = [individual(0, i) for i in range(24)]
     assert all(a.antlers is None for a in herd if a.sex == "female" or a.life_stage == "juvenile")
     assert all(a.antlers for a in herd if a.sex == "male" and a.life_stage != "juvenile")
-    stages = {
-        stage: [a.size for a in herd if a.life_stage == stage] for stage in ("adult", "subadult", "juvenile")
-    }
+    stages = {stage: [a.size for a in herd if a.life_stage == stage] for stage in ("adult", "subadult", "juvenile")}
     assert max(stages["juvenile"]) < min(stages["subadult"])
 
 

@@ -37,9 +37,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HerdSummary]:
     return folder, draw(folder)
 
 
-def test_same_seed_same_bytes_other_seed_other_pictures(
-    drawn: tuple[Path, HerdSummary], tmp_path: Path
-) -> None:
+def test_same_seed_same_bytes_other_seed_other_pictures(drawn: tuple[Path, HerdSummary], tmp_path: Path) -> None:
     folder, _ = drawn
     draw(tmp_path / "again")
     first, second = contents(folder), contents(tmp_path / "again")
@@ -149,9 +147,7 @@ def test_second_call_draws_nothing_and_other_parameters_are_refused(
         draw(folder, seed=99)
 
 
-def test_interrupted_drawing_is_completed_to_the_same_bytes(
-    drawn: tuple[Path, HerdSummary], tmp_path: Path
-) -> None:
+def test_interrupted_drawing_is_completed_to_the_same_bytes(drawn: tuple[Path, HerdSummary], tmp_path: Path) -> None:
     folder = tmp_path / "drop"
 
     def stop(done: int, total: int) -> None:

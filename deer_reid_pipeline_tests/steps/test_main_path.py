@@ -88,7 +88,8 @@ def test_unnamed_encounters_are_all_decided_and_logged(site: Site, herd: Path) -
     assert summary.encounters > summary.by_person > 0
     machine = query(
         site,
-        "SELECT decision, score, threshold, recipe_id, release_id, candidates FROM match_decisions WHERE method = 'machine'",
+        "SELECT decision, score, threshold, recipe_id, release_id, candidates FROM match_decisions "
+        "WHERE method = 'machine'",
     )
     for decision, score, threshold, recipe, release, candidates in machine:
         assert decision in ("matched", "new_individual", "uncertain")
@@ -217,7 +218,7 @@ def test_a_file_that_changes_after_sealing_is_quarantined(site: Site, named: Pat
     pictures = sorted((named / "images").rglob("*.jpg"))
     shutil.copyfile(pictures[1], pictures[0])
     store_images(site, key)
-    assert [row.code for row in describe(site, key)] == ["changed"]
+    assert [row.code for row in describe(site, key)] == ["changed_file"]
     assert summarize(site, key).images == len(pictures) - 1
 
 
@@ -245,3 +246,63 @@ def test_each_crop_has_exactly_one_vector_a_branch(site: Site, herd: Path) -> No
     counts = query(site, "SELECT branch, count(*), count(DISTINCT detection_id) FROM embeddings GROUP BY 1")
     detections = query(site, "SELECT count(*) FROM detections")[0][0]
     assert sorted(map(tuple, counts)) == [(branch, detections, detections) for branch in sorted(BRANCHES)]
+
+
+def test_a_detector_named_later_is_asked_where_whole_frames_stood(
+    site: Site, herd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deer_reid_pipeline.steps import detections as step
+    from deer_reid_pipeline.vision.boxes import DetectedBox
+
+    class Middle:
+        """Finds one animal in the middle of every picture."""
+
+        name = "middle"
+
+        def detect(self, pixels: np.ndarray) -> list[DetectedBox]:
+            return [DetectedBox(0.25, 0.25, 0.5, 0.5, 0.9, "animal"), DetectedBox(0, 0, 1, 1, 0.9, "person")]
+
+    source = sorted((herd / "images").rglob("*.jpg"))[0]
+    shutil.copyfile(source, tmp_path / "a.jpg")
+    run_all(site, tmp_path, "none")
+    monkeypatch.setattr(step, "open_detector", lambda *_: Middle())
+    _, summary = run_all(site, tmp_path, "onnx")
+    standing = query(site, "SELECT source, bbox_x, bbox_width FROM detections WHERE NOT superseded")
+    assert [tuple(row) for row in standing] == [("middle", 0.25, 0.5)]
+    assert summary.detections == 1
+
+
+def test_a_named_detector_replaces_a_detectors_boxes_but_nothing_that_a_person_said() -> None:
+    from deer_reid_pipeline.steps.detections import asks_detector
+
+    plain = {"x": 0.1, "individual_id": None, "viewpoint": None, "sex": "unknown", "life_stage": None}
+    assert asks_detector(None, "auto")
+    assert not asks_detector([plain], "auto")
+    assert asks_detector([plain], "onnx")
+    assert not asks_detector([], "onnx")
+    for said in ({"individual_id": "X"}, {"viewpoint": "left"}, {"sex": "male"}, {"life_stage": "adult"}):
+        assert not asks_detector([{**plain, **said}], "onnx")
+
+
+def test_what_a_person_says_later_of_a_known_box_is_taken_over(site: Site, named: Path) -> None:
+    rows = read_table(named / "observations.csv")
+    write_table(named, [{**row, "viewpoint": "", "sex": "", "lifeStage": ""} for row in rows])
+    run_all(site, named)
+    write_table(named, [{**row, "viewpoint": "left", "sex": "female", "lifeStage": "adult"} for row in rows])
+    run_all(site, named)
+    said = query(site, "SELECT DISTINCT viewpoint, life_stage, classification FROM detections")
+    assert [tuple(row) for row in said] == [("left", "adult", "doe")]
+
+
+def test_a_box_without_area_costs_its_own_crop_and_no_other(site: Site, named: Path) -> None:
+    key = register_drop(site, named, "auto").key
+    store_images(site, key)
+    store_detections(site, key)
+    bad = query(site, "SELECT id FROM detections ORDER BY id LIMIT 1")[0][0]
+    with site.database.session() as session:
+        from sqlalchemy import text
+
+        session.execute(text("UPDATE detections SET bbox_x = NULL, bbox = '{}' WHERE id = :id"), {"id": bad})
+    report = store_crops(site, drop_key=key)
+    assert len(report.lost) == 1
+    assert report.written == query(site, "SELECT count(*) FROM detections")[0][0] - 1

@@ -115,7 +115,8 @@ def _same_picture(site: Site, detection: uuid.UUID, deer: uuid.UUID) -> bool:
         query(
             site,
             "SELECT 1 FROM detections a JOIN detections b ON a.image_id = b.image_id AND a.id <> b.id "
-            "JOIN match_decisions m ON m.detection_ids[1] = b.id JOIN match_decisions mine ON mine.detection_ids[1] = a.id "
+            "JOIN match_decisions m ON m.detection_ids[1] = b.id "
+            "JOIN match_decisions mine ON mine.detection_ids[1] = a.id "
             "WHERE a.id = :detection AND b.deer_id = :deer AND m.id < mine.id",
             detection=detection,
             deer=deer,
@@ -197,7 +198,8 @@ def test_an_old_v1_vector_is_never_overwritten(site: Site, unnamed: Path) -> Non
     assert after == before
     version, multiscale, recipe = query(
         site,
-        "SELECT embedding_version, feature_vector_multiscale IS NOT NULL, vector_recipe_id FROM deer WHERE name = 'old-001'",
+        "SELECT embedding_version, feature_vector_multiscale IS NOT NULL, vector_recipe_id FROM deer "
+        "WHERE name = 'old-001'",
     )[0]
     assert (version, multiscale, recipe) == ("v3_ensemble", True, None)
 
