@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from deer_reid_pipeline.errors import DeerReidError
 
@@ -57,28 +59,21 @@ def write_observations(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     _write(path, OBSERVATION_COLUMNS, rows)
 
 
-def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    table = pd.DataFrame.from_records(rows, columns=list(columns)) if rows else pd.DataFrame(columns=list(columns))
+    for name in table.columns:
+        table[name] = table[name].map(_harmless)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(columns)
-            for row in rows:
-                writer.writerow([_cell(row.get(column)) for column in columns])
-            stream.flush()
-            os.fsync(stream.fileno())
+        table.to_csv(part, index=False, float_format="%.6g", encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise DeerReidError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _cell(value: Any) -> str:
-    """Text that a spreadsheet would run as a formula is quoted; numbers keep 6 decimals."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6f}".rstrip("0").rstrip(".")
-    text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+def _harmless(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets a quote in front."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

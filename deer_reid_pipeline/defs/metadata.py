@@ -24,7 +24,11 @@ def columns(**described: str) -> dg.TableSchema:
 
 def contact_sheet(site: Site, items: Sequence[SheetItem]) -> dg.MarkdownMetadataValue:
     """A small inline picture of crops with their labels; a sentence when there is nothing to show."""
-    png = draw_sheet(site, items)
+    return picture("contact sheet", draw_sheet(site, items), "No crops to show.")
+
+
+def picture(name: str, png: bytes | None, otherwise: str) -> dg.MarkdownMetadataValue:
+    """An inline PNG, or a sentence where there is none."""
     if png is None:
-        return dg.MetadataValue.md("No crops to show.")
-    return dg.MetadataValue.md(f"![contact sheet](data:image/png;base64,{base64.b64encode(png).decode()})")
+        return dg.MetadataValue.md(otherwise)
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")

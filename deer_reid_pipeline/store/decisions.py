@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -140,6 +140,25 @@ def identified_in_pictures(
         )
     )
     return [(image, deer) for key, image, deer in rows if key not in without and deer is not None]
+
+
+class MachineScore(NamedTuple):
+    """A machine decision: its outcome, its similarity to the best candidate (-1 to 1), and the cuts in force."""
+
+    decision: str
+    score: float
+    threshold: float | None
+    new_below: float | None
+
+
+def machine_scores(session: Session, drop_key: str) -> list[MachineScore]:
+    """The machine's decisions about a drop that had a candidate, in the order they were made."""
+    rows = session.execute(
+        select(MatchDecision.decision, MatchDecision.score, MatchDecision.threshold, MatchDecision.new_below)
+        .where(MatchDecision.drop_key == drop_key, MatchDecision.method == "machine", MatchDecision.score.is_not(None))
+        .order_by(MatchDecision.id)
+    )
+    return [MachineScore(*row) for row in rows]
 
 
 def results_of_drop(session: Session, drop_key: str) -> list[dict[str, Any]]:

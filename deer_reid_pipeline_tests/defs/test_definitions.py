@@ -218,7 +218,10 @@ def test_materializing_again_stores_nothing_and_keeps_the_data_versions(
             if event.asset_key is not None
         }
 
-    counts = "SELECT (SELECT count(*) FROM embeddings), (SELECT count(*) FROM match_decisions), (SELECT count(*) FROM profiles)"
+    counts = (
+        "SELECT (SELECT count(*) FROM embeddings), (SELECT count(*) FROM match_decisions), "
+        "(SELECT count(*) FROM profiles)"
+    )
     first = materialize(instance, key)
     before = query(site, counts)
     again = materialize(instance, key)

@@ -4,12 +4,13 @@ import dagster as dg
 from pydantic import Field
 
 from deer_reid_pipeline.defs.embeddings.assets import BRANCH_OF
-from deer_reid_pipeline.defs.metadata import columns, contact_sheet
+from deer_reid_pipeline.defs.metadata import columns, contact_sheet, picture
 from deer_reid_pipeline.defs.partitions import image_drop_partitions
 from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.checks import check_profiles, shared_pictures, undecided_encounters
 from deer_reid_pipeline.steps.contact_sheets import SheetItem
 from deer_reid_pipeline.steps.matches import match_drop
+from deer_reid_pipeline.steps.plots import similarity_plot
 from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
 from deer_reid_pipeline.steps.summary import finish_drop, seen_in_drop
 
@@ -45,6 +46,9 @@ def deer_matches(context: dg.AssetExecutionContext, site: SiteResource) -> dg.Ma
             "individuals_known": summary.individuals,
             "matcher": site.matcher.describe(),
             "contact_sheet": contact_sheet(site.site, items),
+            "similarities": picture(
+                "similarities", similarity_plot(site.site, context.partition_key), "No machine decision to show."
+            ),
             "dagster/column_schema": columns(
                 encounter_id="uuid: one animal in one event",
                 decision="text: matched, new_individual or uncertain",
