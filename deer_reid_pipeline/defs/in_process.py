@@ -97,7 +97,14 @@ def worker_identity() -> str:
 def close_dead_runs(instance: dg.DagsterInstance) -> int:
     """Report runs of this host whose process was killed as failed, so that they do not look alive for ever."""
     closed = 0
-    running = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    running = dg.RunsFilter(
+        statuses=[
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+            dg.DagsterRunStatus.CANCELING,
+        ]
+    )
     for run in instance.get_runs(running):
         identity = run.tags.get(WORKER_TAG)
         if identity is not None and _is_dead(identity):

@@ -83,6 +83,12 @@ class Site:
             register_recipe(session, recipe.id, recipe.name, recipe.to_json(), recipe.random_weights)
         return recipe
 
+    def live_recipe_name(self) -> str | None:
+        """Name of the live release's recipe; None in a new home."""
+        with self.database.session() as session:
+            release = live_release(session)
+        return None if release is None else self.stored_recipe(release.recipe_id).name
+
     def stored_recipe(self, recipe_id: str) -> Recipe:
         """A recipe of the database by its id."""
         from deer_reid_pipeline.vision.recipe import Recipe

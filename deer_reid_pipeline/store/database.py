@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 
@@ -216,6 +216,20 @@ def _engine(url: URL, *, autocommit: bool = False) -> Engine:
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "deer-reid"},
     )
+
+
+def lost_connection(error: BaseException) -> str | None:
+    """What libpq said, in one ASCII line, when an error comes from a server that went away; None for other errors.
+
+    Looks along the chain of causes, since libraries in between wrap the error in their own.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OperationalError | InterfaceError):
+            said = " ".join(str(seen.orig).split())
+            return said.encode("ascii", "replace").decode("ascii")[:200]
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _said(error: DBAPIError, url: URL) -> str:
