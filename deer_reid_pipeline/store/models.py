@@ -159,6 +159,9 @@ class DropMedia(Base):
     )
     deployment_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP deploymentID")
     event_id: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP eventID")
+    looked_at_by: Mapped[str | None] = mapped_column(
+        Text, comment="Detector that looked at the picture, found something or not; null: none yet"
+    )
     boxes: Mapped[list[dict[str, Any]] | None] = mapped_column(
         JSONB(none_as_null=True),
         comment="Boxes given by the drop; null: none given, a detector is asked; []: known to be blank",
@@ -226,6 +229,9 @@ class Detection(Base):
     viewpoint: Mapped[str | None] = mapped_column(String(10), comment="left, right, front, back; null: unknown")
     life_stage: Mapped[str | None] = mapped_column(String(20), comment="Camtrap DP lifeStage")
     given_individual: Mapped[str | None] = mapped_column(Text, comment="individualID given by a person")
+    given_at: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), comment="When the drop was sealed whose table said it; an older drop changes nothing"
+    )
     classification_method: Mapped[str | None] = mapped_column(
         String(10), comment="human or machine: who gave deer_id; null: nobody yet"
     )

@@ -149,6 +149,10 @@ OUR_COLUMNS = {
             "text",
             "individualID given by a person",
         ),
+        "given_at": (
+            "timestamptz",
+            "When the drop was sealed whose table said it; an older drop changes nothing",
+        ),
         "classification_method": (
             "varchar(10)",
             "human or machine: who gave deer_id; null: nobody yet",
@@ -232,6 +236,7 @@ TABLES = {
             timestamp timestamptz,
             deployment_id text,
             event_id text,
+            looked_at_by text,
             boxes jsonb,
             PRIMARY KEY (drop_key, file_path),
             FOREIGN KEY(drop_key) REFERENCES drops (key) ON DELETE CASCADE,
@@ -247,6 +252,7 @@ TABLES = {
         COMMENT ON COLUMN drop_media.timestamp IS 'When it was taken, as the drop says';
         COMMENT ON COLUMN drop_media.deployment_id IS 'Camtrap DP deploymentID';
         COMMENT ON COLUMN drop_media.event_id IS 'Camtrap DP eventID';
+        COMMENT ON COLUMN drop_media.looked_at_by IS 'Detector that looked at the picture, found something or not; null: none yet';
         COMMENT ON COLUMN drop_media.boxes IS 'Boxes given by the drop; null: none given, a detector is asked; []: known to be blank';
     """,
     "encounters": """
