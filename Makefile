@@ -3,10 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-HERD := .deer-reid/sample-herd
+# The drawn sample herd has a home of its own, so that drawn deer never stand among real ones.
+OWN_HOME := $(CURDIR)/.deer-reid
+SAMPLE_HOME := $(OWN_HOME)/sample
+USED_HOME = $(if $(or $(PICTURES),$(wildcard $(OWN_HOME)/postgres)),$(OWN_HOME),$(SAMPLE_HOME))
+HOMES = DEER_REID_HOME="$${DEER_REID_HOME:-$(USED_HOME)}" DAGSTER_HOME="$${DAGSTER_HOME:-$${DEER_REID_HOME:-$(USED_HOME)}/dagster}"
+SAMPLE_HOMES = DEER_REID_HOME="$${DEER_REID_HOME:-$(SAMPLE_HOME)}" DAGSTER_HOME="$${DAGSTER_HOME:-$${DEER_REID_HOME:-$(SAMPLE_HOME)}/dagster}"
+PORT ?= 3000
 
-export DEER_REID_HOME ?= $(CURDIR)/.deer-reid
-export DAGSTER_HOME ?= $(CURDIR)/.deer-reid/dagster
 export DEER_REID_DATA ?= $(CURDIR)/../shared/data
 export DAGSTER_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -29,11 +33,11 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP) ## Set up .venv
 
 run: $(STAMP) ## Identify the deer in PICTURES=folder (default: a synthetic herd)
-ifdef PICTURES
-	@$(BIN)/deer-reid process "$(PICTURES)" --fallback lite
+ifneq ($(strip $(PICTURES)),)
+	@$(HOMES) $(BIN)/deer-reid process "$(PICTURES)" --fallback lite
 else
-	@$(BIN)/deer-reid sample $(HERD)
-	@$(BIN)/deer-reid process $(HERD) --fallback lite --output .deer-reid/who-was-seen.csv
+	@$(BIN)/deer-reid sample $(SAMPLE_HOME)/herd
+	@$(SAMPLE_HOMES) $(BIN)/deer-reid process $(SAMPLE_HOME)/herd --fallback lite --output $(SAMPLE_HOME)/who-was-seen.csv
 endif
 	@echo "Next: 'make run PICTURES=your/folder' for your own pictures, 'make serve' to walk the lineage in the UI."
 
@@ -52,11 +56,11 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-serve: $(STAMP) ## Dagster's UI and daemon on 127.0.0.1:3000
-	@$(BIN)/deer-reid serve
+serve: $(STAMP) ## Dagster's UI and daemon on 127.0.0.1:3000 (PORT=N for another)
+	@$(HOMES) $(BIN)/deer-reid serve --port $(PORT)
 
 doctor: $(STAMP) ## Say what is missing
-	@$(BIN)/deer-reid doctor
+	@$(HOMES) $(BIN)/deer-reid doctor
 
 clean: ## Remove the virtual environment (never the home with your data)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -45,6 +45,8 @@ DetectorOption = Annotated[
 ]
 
 
+INTERRUPTED = 130
+STOPPED = "stopped; running the command again goes on where it was"
 RESUME = "Nothing is lost: running the command again goes on where it was"
 
 
@@ -123,12 +125,15 @@ def process(
     from deer_reid_pipeline.defs.in_process import run_job
     from deer_reid_pipeline.steps.drops import register_drop
     from deer_reid_pipeline.steps.summary import describe_drop, is_finished, seen_in_drop, summarize
+    from deer_reid_pipeline.vision.detectors import open_detector
 
     started = time.perf_counter()
     console = Console(as_json)
     site = _ready_site(console)
     matcher = _matcher(site, fallback, console)
     console.say(matcher.describe())
+    if detector is not None:
+        open_detector(detector, site.settings.weight_search_dirs)  # a wrong name is said before anything is stored
     with Progress(console) as progress:
         drop = register_drop(site, folder, detector or site.settings.detector)
         finished = is_finished(site, drop.key)
@@ -146,6 +151,8 @@ def process(
         write_results(output, [item.row for item in seen])
     console.warnings(about.warnings, about.quarantined)
     console.who_was_seen(seen, summary, matcher, drop.key, time.perf_counter() - started)
+    if output is not None:
+        console.say(f"One row a detection: {output}")
     if finished:
         console.say(f"Drop {drop.key} was processed before: nothing was added to the database.")
     _emit(
@@ -180,9 +187,10 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI.")] = 3000,
 ) -> None:
     """Show the pipeline in Dagster's UI and run its daemon, until Ctrl-C."""
-    from deer_reid_pipeline.defs.in_process import close_dead_runs, dagster_command
+    from deer_reid_pipeline.defs.in_process import check_port_is_free, close_dead_runs, dagster_command
 
     console = Console(False)
+    check_port_is_free(host, port)
     site = _ready_site(console)
     import dagster as dg
 
@@ -191,7 +199,7 @@ def serve(
         instance.event_log_storage.set_concurrency_slots("gpu", 1)
     console.say(f"Dagster is starting on http://{host}:{port} (about half a minute). Ctrl-C stops it.")
     command = dagster_command("dev", "-w", str(shipped("workspace.yaml")), "-h", host, "-p", str(port))
-    environment = {**os.environ, "DATABASE_URL": site.database.url, "DAGSTER_TELEMETRY_DISABLED": "1"}
+    environment = {**os.environ, "DATABASE_URL": site.database.url, "PYTHONWARNINGS": "ignore"}
     if site.settings.database_url is None:
         del environment["DATABASE_URL"]
     # The server of the UI takes this process's place, so that signals reach it and nothing outlives it.
@@ -259,6 +267,8 @@ def embed(
     started = time.perf_counter()
     console = Console(as_json)
     settings = load_settings()
+    if output.suffix.lower() != ".parquet":
+        raise DeerReidError(f"{output} gets Parquet: give it a name that ends in .parquet")
     with Progress(console):
         result = embed_folder(settings, folder, output, recipe.value if recipe else None, detector or settings.detector)
     console.warnings(result.warnings, result.quarantined)
@@ -286,6 +296,8 @@ def export(
     from deer_reid_pipeline.store.decisions import all_results
 
     console = Console(as_json)
+    if target.suffix and target.suffix.lower() != ".csv" and not target.is_dir():
+        raise DeerReidError(f"{target} is neither a .csv file nor a folder")
     site = _ready_site(console)
     path = target if target.suffix.lower() == ".csv" else target / "observations.csv"
     with site.database.session() as session:
@@ -405,12 +417,14 @@ def main() -> NoReturn:
     except DeerReidError as error:
         _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; run the command again to go on where it was", 130)
+        _fail(STOPPED, INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong usage, as click words it
             _fail(error.format_message(), 2)
         _fail_if_database_left(error)
         raise
+    if code == INTERRUPTED:
+        _fail(STOPPED, INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -85,7 +85,8 @@ def _weights(settings: Settings) -> list[Finding]:
             findings.append(Finding(f"recipe {recipe}", True, ", ".join(ref.name for ref in refs)))
         except DeerReidError as error:
             chosen = recipe == settings.recipe
-            findings.append(Finding(f"recipe {recipe}", False if chosen else None, str(error)))
+            detail = str(error).replace(" and downloading is switched off", "; it is fetched when first needed")
+            findings.append(Finding(f"recipe {recipe}", False if chosen else None, detail))
     return findings
 
 

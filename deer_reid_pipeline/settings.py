@@ -7,7 +7,6 @@ This module imports neither torch nor Dagster nor SQL.
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,10 @@ def _env(name: str) -> AliasChoices:
 class Settings(BaseSettings):
     """Where things are and which matcher is live. Field descriptions are shown by `deer-reid doctor`."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True)
+    # The prefix keeps plain names such as HOME or DEVICE from being taken for settings.
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", populate_by_name=True, env_prefix="DEER_REID_", case_sensitive=True
+    )
 
     home: Annotated[
         Path,
@@ -167,14 +169,10 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        field = Settings.model_fields.get(name)
-        if field is not None and isinstance(field.validation_alias, AliasChoices):
-            name = str(field.validation_alias.choices[0])
-        raise SettingsError(f"{name}={first.get('input')!r} is not usable: {first['msg']}") from error
-
-
-@lru_cache(maxsize=1)
-def settings() -> Settings:
-    """The settings of this process, read once."""
-    return load_settings()
+        wrong = str(first["loc"][0]) if first["loc"] else "settings"
+        for name, field in Settings.model_fields.items():
+            alias = field.validation_alias
+            variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
+            if wrong in (name, variable):
+                raise SettingsError(f"{variable}={first.get('input')!r} is not usable. {field.description}") from error
+        raise SettingsError(f"{wrong}={first.get('input')!r} is not usable: {first['msg']}") from error

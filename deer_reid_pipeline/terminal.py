@@ -5,6 +5,7 @@ With `--json` everything here goes to standard error, so that standard output ho
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ from deer_reid_pipeline.steps.summary import DropSummary, Seen
 from deer_reid_pipeline.store.drops import QuarantineRow
 
 MOST_LINES = 20
+SAY_EVERY = 20.0
+"""Seconds between progress lines where no bar can be drawn."""
 
 
 def plain(text: str) -> str:
@@ -78,7 +81,8 @@ class Console:
                 str(len(items)),
                 f"{min(scores):.2f} to {max(scores):.2f}" if scores else "-",
             )
-        self.rich.print(table)
+        if table.row_count:
+            self.rich.print(table)
         self._to_be_reviewed(groups.get("", []))
         self.say(
             f"{summary.images} pictures, {summary.detections} detections, {summary.encounters} encounters: "
@@ -127,7 +131,7 @@ def _by(methods: set[str | None], decisions: set[str | None]) -> str:
 
 
 class Progress:
-    """A bar per step, fed by `deer_reid_pipeline.progress`; on a pipe nothing is drawn."""
+    """A bar per step, fed by `deer_reid_pipeline.progress`; on a pipe a line now and then."""
 
     def __init__(self, console: Console) -> None:
         self._bar = RichProgress(
@@ -141,6 +145,8 @@ class Progress:
             disable=not console.rich.is_terminal,
         )
         self._tasks: dict[str, int] = {}
+        self._console = console
+        self._said_at = time.monotonic()
         self._stack = ExitStack()
 
     def __enter__(self) -> Progress:
@@ -158,6 +164,16 @@ class Progress:
         self._stack.close()
 
     def _update(self, step: str, done: int, total: int) -> None:
+        if self._bar.disable:
+            self._line(step, done, total)
+            return
         if step not in self._tasks:
             self._tasks[step] = self._bar.add_task(step, total=total)
         self._bar.update(self._tasks[step], completed=done, total=total)  # type: ignore[arg-type]
+
+    def _line(self, step: str, done: int, total: int) -> None:
+        """Without a terminal: a line when a step ends, and every 20 seconds in between."""
+        now = time.monotonic()
+        if done == total or now - self._said_at > SAY_EVERY:
+            self._said_at = now
+            self._console.say(f"  {step}: {done} of {total}")

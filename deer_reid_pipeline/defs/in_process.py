@@ -70,14 +70,21 @@ def run_job(
             tags={WORKER_TAG: worker_identity()},
             raise_on_error=False,
         )
+    if any(_was_interrupted(event) for event in result.all_events if event.is_step_failure):
+        raise KeyboardInterrupt
     return RunOutcome(result.run_id, result.success, None if result.success else _first_error(result))
+
+
+def _was_interrupted(event: dg.DagsterEvent) -> bool:
+    error = event.step_failure_data.error
+    return error is not None and "DagsterExecutionInterruptedError" in str(error.cls_name)
 
 
 def _first_error(result: dg.ExecuteInProcessResult) -> str:
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
+            while error is not None and str(error.cls_name).startswith("Dagster") and error.cause is not None:
                 error = error.cause
             if error is not None:
                 name, _, text = error.message.strip().partition(": ")
@@ -88,10 +95,28 @@ def _first_error(result: dg.ExecuteInProcessResult) -> str:
     return "the run failed; its log is in the UI (`deer-reid serve`)"
 
 
-def worker_identity() -> str:
-    """host:pid:start-time of this process, which no later process shares."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+def worker_identity(pid: int | None = None) -> str:
+    """host:pid:start of this process (or that one), which no later process shares."""
+    pid = os.getpid() if pid is None else pid
+    return f"{socket.gethostname()}:{pid}:{_start_of(pid)}"
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process started: the boot and its clock ticks since then where the system tells, else wall-clock time.
+
+    Ticks do not move when the clock is set. None when there is no such process, or only its zombie.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+    except OSError:
+        pass
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
 
 
 def close_dead_runs(instance: dg.DagsterInstance) -> int:
@@ -116,14 +141,7 @@ def close_dead_runs(instance: dg.DagsterInstance) -> int:
 def _is_dead(identity: str) -> bool:
     host, _, rest = identity.partition(":")
     pid, _, started = rest.partition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        process = psutil.Process(int(pid))
-        alive = process.status() != psutil.STATUS_ZOMBIE and f"{process.create_time():.2f}" == started
-    except psutil.NoSuchProcess:
-        return True
-    return not alive
+    return host == socket.gethostname() and pid.isdigit() and _start_of(int(pid)) != started
 
 
 def dagster_command(*arguments: str) -> list[str]:
@@ -131,6 +149,20 @@ def dagster_command(*arguments: str) -> list[str]:
     import sys
 
     return [sys.executable, "-m", "dagster", *arguments]
+
+
+def check_port_is_free(host: str, port: int) -> None:
+    """Raise a clear error when the UI's address is taken.
+
+    Raises:
+        DeerReidError: another program listens there, or the address is not this machine's.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DeerReidError(f"{host}:{port} cannot be used ({error.strerror}); give another with --port") from error
 
 
 def check_home_is_writable(home: Path) -> None:

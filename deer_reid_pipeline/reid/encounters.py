@@ -1,15 +1,17 @@
 """From detections to events and encounters.
 
 An event is a burst: the same camera with gaps of at most 10 minutes, or what the drop calls one event. An encounter
-is one animal in one event, and is what identity is decided about. Two boxes in one picture are two animals.
+is one animal in one event, and is what identity is decided about. Two boxes in one picture are two animals. Whether
+boxes of two pictures are one animal is told by their appearance, or by the seconds between them.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -19,8 +21,14 @@ from deer_reid_pipeline.reid.vocabulary import agreed_sex
 
 BURST_GAP = timedelta(minutes=10)
 
-SEX_CONFLICT = -10.0
-"""Added to a similarity when linking would put a male and a female into one encounter."""
+LINK_GAP = timedelta(seconds=60)
+"""Up to this gap two pictures that show one animal each show the same one, whatever it looks like."""
+
+LINK_ABOVE = 0.2
+"""Beyond `LINK_GAP` a box is linked to an animal only if its gain (similarity and overlap) is above this."""
+
+UNLINKED = -10.0
+"""Stands for a link that may not be made; lower than every gain."""
 
 OVERLAP_BONUS = 0.25
 """Weight of box overlap (IoU, 0 to 1) beside appearance when boxes of consecutive pictures are linked."""
@@ -34,9 +42,10 @@ class Sighting:
         key: identifies the detection.
         image: identifies its picture; two sightings of one picture are two animals.
         order: position of the picture in the drop (time, else eventID and file name).
-        camera: deploymentID, else the folder of the picture.
+        camera: deploymentID, else "folder:" and the folder of the picture.
         event: eventID given by the drop, or None.
         box: normalised x, y, width, height.
+        viewpoint: left, right, front, back, or None where unknown.
     """
 
     key: Hashable
@@ -48,6 +57,7 @@ class Sighting:
     sex: str
     individual: str | None
     box: tuple[float, float, float, float]
+    viewpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,9 @@ class EncounterGroup:
 def group_events(sightings: Sequence[Sighting], gap: timedelta = BURST_GAP) -> list[tuple[str, list[Sighting]]]:
     """Group sightings into events.
 
-    A given eventID decides. Otherwise pictures of one camera whose times follow each other within `gap` are one
-    event, and a picture without a time is an event of its own.
+    A given eventID decides, for each given deploymentID by itself: an event is on one camera. Otherwise pictures of
+    one camera whose times follow each other within `gap` are one event, and a picture without a time is an event of
+    its own.
 
     Returns:
         (event key, sightings in order) in the order in which events begin.
@@ -89,7 +100,7 @@ def group_events(sightings: Sequence[Sighting], gap: timedelta = BURST_GAP) -> l
         burst_of[item.key] = current[0]
     for item in ordered:
         if item.event is not None:
-            name = f"event:{item.event}"
+            name = f"event:{item.event}" if item.camera.startswith("folder:") else f"event:{item.camera}/{item.event}"
         else:
             name = burst_of.get(item.key, f"picture:{item.image}")
         groups.setdefault(name, []).append(item)
@@ -97,18 +108,32 @@ def group_events(sightings: Sequence[Sighting], gap: timedelta = BURST_GAP) -> l
 
 
 def split_event(
-    event: str, sightings: Sequence[Sighting], similarity: Callable[[Sequence[Sighting]], FloatArray]
+    event: str,
+    sightings: Sequence[Sighting],
+    similarity: Callable[[Sequence[Sighting]], FloatArray],
+    link_above: float = LINK_ABOVE,
 ) -> list[EncounterGroup]:
     """Split one event into encounters.
 
     Sightings named by a person go together by name. The rest are followed from picture to picture: boxes of one
-    picture are assigned to the animals seen so far by the assignment with the highest total of appearance and box
-    overlap, and an additional box opens another animal. With one box a picture the event is one animal unless a
-    known sex contradicts it.
+    picture are given to the animals seen so far, each to one, so that the total gain of the links is highest. The
+    gain is the highest similarity to a sighting of the animal plus `OVERLAP_BONUS` for the overlap with its last box;
+    opposite flanks are not compared, and where nothing else is there the similarity counts as `link_above`. A box
+    is linked only if
+
+    - the gain is above `link_above`, or
+    - both its picture and the animal's last one show a single animal, and they are at most `LINK_GAP` apart (or a
+      time is unknown, and it is the drop that says they are one event), or
+    - so with a gap up to `BURST_GAP` (any gap in a given event) where only opposite flanks were seen.
+
+    A known, different sex forbids every link. A box that is not linked opens another animal.
 
     Args:
         similarity: returns the (n, n) similarity matrix of the sightings it is given; called only when needed.
+        link_above: similarity (-1 to 1) that two pictures of different animals do not exceed.
     """
+    boxes = Counter(sighting.image for sighting in sightings)
+    crowded = {image for image, count in boxes.items() if count > 1}
     named: dict[str, list[Sighting]] = defaultdict(list)
     unnamed: list[Sighting] = []
     for sighting in sightings:
@@ -117,44 +142,83 @@ def split_event(
         else:
             named[sighting.individual].append(sighting)
     groups = [EncounterGroup(event, tuple(items), name) for name, items in named.items()]
-    groups += [EncounterGroup(event, tuple(track), None) for track in _follow(unnamed, similarity)]
-    return sorted(groups, key=lambda group: (group.sightings[0].order, str(group.sightings[0].key)))
+    tracks = _follow(_in_time_order(unnamed), crowded, similarity, link_above)
+    groups += [EncounterGroup(event, tuple(sorted(track, key=_place)), None) for track in tracks]
+    return sorted(groups, key=lambda group: _place(group.sightings[0]))
+
+
+def _place(sighting: Sighting) -> tuple[int, str]:
+    return sighting.order, str(sighting.key)
+
+
+def _in_time_order(sightings: Sequence[Sighting]) -> list[Sighting]:
+    """By time if all have one, else as they are in the drop."""
+    times = [item.timestamp for item in sightings if item.timestamp is not None]
+    if len(times) < len(sightings):
+        return list(sightings)
+    return [item for _, item in sorted(zip(times, sightings, strict=True), key=lambda pair: (pair[0], _place(pair[1])))]
 
 
 def _follow(
-    sightings: Sequence[Sighting], similarity: Callable[[Sequence[Sighting]], FloatArray]
+    sightings: Sequence[Sighting],
+    crowded: Collection[Hashable],
+    similarity: Callable[[Sequence[Sighting]], FloatArray],
+    link_above: float,
 ) -> list[list[Sighting]]:
     pictures: dict[Hashable, list[int]] = {}
     for index, sighting in enumerate(sightings):
         pictures.setdefault(sighting.image, []).append(index)
-    one_sex = agreed_sex([item.sex for item in sightings]) != "unknown" or all(
-        item.sex == "unknown" for item in sightings
-    )
-    if one_sex and all(len(boxes) == 1 for boxes in pictures.values()):
+    one_sex = len({item.sex for item in sightings} - {"unknown"}) < 2
+    if one_sex and all(_adjacent(a, b, crowded) for a, b in pairwise(sightings)):
         return [list(sightings)] if sightings else []
 
     appearance = similarity(sightings)
+    flanks = flank_signs([item.viewpoint for item in sightings])
     tracks: list[list[int]] = []
     for boxes in pictures.values():
-        if not tracks:
-            tracks = [[box] for box in boxes]
-            continue
-        gain = np.array([[_link_gain(sightings, appearance, track, box) for track in tracks] for box in boxes])
-        rows, columns = linear_sum_assignment(gain, maximize=True)
-        chosen = dict(zip(rows.tolist(), columns.tolist(), strict=True))
+        gain = np.full((len(boxes), len(tracks)), link_above if len(boxes) > 1 else UNLINKED)
+        linkable = np.zeros(gain.shape, dtype=bool)
         for row, box in enumerate(boxes):
-            column = chosen.get(row)
-            if column is None or gain[row, column] <= SEX_CONFLICT / 2:
-                tracks.append([box])
+            for column, track in enumerate(tracks):
+                comparable = [member for member in track if flanks[box] * flanks[member] >= 0]
+                look = float(np.max(appearance[box, comparable])) if comparable else link_above
+                worth = look + OVERLAP_BONUS * iou(sightings[box].box, sightings[track[-1]].box)
+                before = [sightings[member] for member in track]
+                if _may_be_one(before, sightings[box], crowded, bool(comparable), worth > link_above):
+                    gain[row, column], linkable[row, column] = worth, True
+        rows, columns = linear_sum_assignment(gain, maximize=True)
+        chosen = {boxes[row]: tracks[column] for row, column in zip(rows, columns, strict=True) if linkable[row, column]}
+        for box in boxes:
+            if box in chosen:
+                chosen[box].append(box)
             else:
-                tracks[column].append(box)
+                tracks.append([box])
     return [[sightings[index] for index in track] for track in tracks]
 
 
-def _link_gain(sightings: Sequence[Sighting], appearance: FloatArray, track: list[int], box: int) -> float:
-    gain = float(np.max(appearance[box, track])) + OVERLAP_BONUS * iou(sightings[box].box, sightings[track[-1]].box)
-    sexes = {sightings[index].sex for index in [*track, box]} - {"unknown"}
-    return gain + (SEX_CONFLICT if len(sexes) > 1 else 0.0)
+def _may_be_one(
+    track: Sequence[Sighting], item: Sighting, crowded: Collection[Hashable], comparable: bool, alike: bool
+) -> bool:
+    if len({sighting.sex for sighting in [*track, item]} - {"unknown"}) > 1:
+        return False
+    last = track[-1]
+    if alike or _adjacent(last, item, crowded):
+        return True
+    if comparable or last.image in crowded or item.image in crowded:
+        return False
+    gap = _gap(last, item)
+    return item.event is not None or gap is None or gap <= BURST_GAP
+
+
+def _adjacent(a: Sighting, b: Sighting, crowded: Collection[Hashable]) -> bool:
+    """Two pictures of a single animal each, so close that it is the same one whatever it looks like."""
+    gap = _gap(a, b)
+    return (gap is None or gap <= LINK_GAP) and a.image not in crowded and b.image not in crowded
+
+
+def _gap(a: Sighting, b: Sighting) -> timedelta | None:
+    """Time between two sightings; None where a time is unknown, which within an event is so only in given ones."""
+    return None if a.timestamp is None or b.timestamp is None else abs(b.timestamp - a.timestamp)
 
 
 def iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from deer_reid_pipeline.reid.similarity import BASELINE, BRANCHES, UNIT_NORM_TOLERANCE
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store import checks as stored
+from deer_reid_pipeline.store.profiles import live_columns
 from deer_reid_pipeline.store.recipes import live_release
 from deer_reid_pipeline.store.vectors import count_embeddings
 
@@ -76,19 +77,21 @@ def check_profiles(site: Site) -> ProfileCheck:
         individuals = stored.individuals_with_sightings(session)
         if release is None:
             return ProfileCheck(individuals, 0, [], [], 0, "no-release")
-        rows = stored.profile_columns(session, release.recipe_id)
+        rows = live_columns(session, release.recipe_id)
         exemplars = stored.exemplar_count(session, release.recipe_id)
-    without = [name for name, vectors, _, _ in rows if any(vectors[branch] is None for branch in BRANCHES)]
-    wrong = [name for name, _, _, version in rows if version != "v3_ensemble"]
+    without = [row.name for row in rows if any(row.vectors[branch] is None for branch in BRANCHES)]
+    wrong = [row.name for row in rows if row.version != "v3_ensemble"]
     off_norm = 0
     digest = hashlib.sha256()
-    for name, vectors, old_v1, _ in rows:
-        digest.update(name.encode())
+    for row in rows:
+        digest.update(row.name.encode())
         for branch in BRANCHES:
-            vector = vectors[branch]
-            if vector is not None and not (branch == BASELINE and old_v1):
+            vector = row.vectors[branch]
+            if vector is None:
+                continue
+            if not (branch == BASELINE and row.old_v1):
                 off_norm += abs(float(np.linalg.norm(vector)) - 1.0) > UNIT_NORM_TOLERANCE
-                digest.update(np.asarray(vector, dtype=np.float32).round(4).tobytes())
+            digest.update(np.asarray(vector, dtype=np.float32).round(4).tobytes())
     return ProfileCheck(individuals, exemplars, without, wrong, off_norm, digest.hexdigest()[:16])
 
 

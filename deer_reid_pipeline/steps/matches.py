@@ -18,6 +18,7 @@ from deer_reid_pipeline.reid.encounters import EncounterGroup
 from deer_reid_pipeline.reid.matching import score_individuals
 from deer_reid_pipeline.steps.deciding import Deciding, LogLine, MatchReport, decide_one, query_of
 from deer_reid_pipeline.steps.encounter_groups import DropToDecide, encounters_of, load_drop
+from deer_reid_pipeline.steps.profiles import refresh_stale
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import decisions as log_book
 from deer_reid_pipeline.store.search import GallerySource, open_gallery
@@ -44,6 +45,7 @@ def match_drop(
     result = MatchReport()
     with site.database.session() as session:
         log_book.lock_matching(session)
+        refresh_stale(session, matcher.recipe.id)
         drop = load_drop(session, matcher, drop_key)
         groups = encounters_of(drop, matcher)
         if groups:

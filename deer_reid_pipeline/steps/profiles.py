@@ -53,12 +53,18 @@ def update_profiles(site: Site, recipe: Recipe, say: LogLine = log.info, *, agai
     started = time.perf_counter()
     with site.database.session() as session:
         individuals = table.individuals_with_sightings(session)
-        digests = {} if again else table.profile_digests(session, recipe.id)
-        release = live_release(session)
         table.remove_empty_profiles(session)
-    live = release is not None and release.recipe_id == recipe.id
     for position, (deer, name) in enumerate(individuals, start=1):
-        _update(site, recipe, deer, name, digests.get(deer), live, again, result)
+        _embed_lacking(site, recipe, deer, again, result)
+        with site.database.session() as session:
+            outcome = refresh_profile(session, recipe.id, deer, again=again)
+        if outcome is None:
+            result.without_vectors += 1
+            log.warning("individual %s has no picture that can be embedded", ascii(name))
+        elif outcome:
+            result.made += 1
+        else:
+            result.unchanged += 1
         if position % LOG_EVERY == 0 or position == len(individuals):
             share = 100 * position / len(individuals)
             say(f"profiles: {position} of {len(individuals)} ({share:.0f} %), {result.made} made")
@@ -72,6 +78,56 @@ def update_profiles(site: Site, recipe: Recipe, say: LogLine = log.info, *, agai
     return result
 
 
+def refresh_stale(session: Session, recipe_id: str) -> int:
+    """Make those profiles again whose detections changed, from stored vectors, in the caller's transaction.
+
+    Matching calls it first, so that a run which was killed between deciding and profiling, or another drop decided
+    meanwhile, is seen. Returns how many were made.
+    """
+    table.remove_empty_profiles(session)
+    stale = table.stale_profiles(session, recipe_id, live=_is_live(session, recipe_id))
+    return sum(bool(refresh_profile(session, recipe_id, deer)) for deer in stale)
+
+
+def refresh_profile(session: Session, recipe_id: str, deer: uuid.UUID, *, again: bool = False) -> bool | None:
+    """Make one profile from stored vectors if its detections changed.
+
+    The individual is locked and its detections are read inside the caller's transaction, and whether the recipe is
+    live is asked there too, so that neither another run nor a promotion in between is overwritten.
+
+    Returns:
+        Whether it was made; None where no detection has vectors.
+    """
+    table.lock_deer(session, deer)
+    members = table.members(session, recipe_id, deer).get(deer, [])
+    have = _vectors(session, recipe_id, [member.detection_id for member in members])
+    members = [member for member in members if member.detection_id in have]
+    if not members:
+        return None
+    live = _is_live(session, recipe_id)
+    if not again and deer not in table.stale_profiles(session, recipe_id, live=live, deer=deer):
+        return False
+    standing = [member for member in members if member.evidence] or members
+    stacked = {branch: np.stack([have[member.detection_id][branch] for member in standing]) for branch in BRANCHES}
+    chosen = choose_exemplars(
+        [member.detection_id for member in standing],
+        np.concatenate([stacked[branch] for branch in BRANCHES], axis=1),
+        [member.viewpoint for member in standing],
+        [member.by_person for member in standing],
+    )
+    means = {branch: mean_direction(stacked[branch]) for branch in BRANCHES}
+    exemplars = [(standing[row], have[standing[row].detection_id]) for row in chosen]
+    table.put_profile(session, deer, recipe_id, table.digest_of(members), len(members), means, exemplars)
+    if live:
+        table.show_live(session, deer, recipe_id, means)
+    return True
+
+
+def _is_live(session: Session, recipe_id: str) -> bool:
+    release = live_release(session, keep=True)
+    return release is not None and release.recipe_id == recipe_id
+
+
 def embed_backlog(site: Site, recipe: Recipe, say: LogLine = log.info, *, again: bool = False) -> int:
     """Embed what no profile covers: detections without an individual. Returns how many were embedded."""
     with site.database.session() as session:
@@ -79,51 +135,17 @@ def embed_backlog(site: Site, recipe: Recipe, say: LogLine = log.info, *, again:
     return embed_detections(site, recipe, todo, say, step="backlog").embedded
 
 
-def _update(
-    site: Site,
-    recipe: Recipe,
-    deer: uuid.UUID,
-    name: str,
-    known_digest: str | None,
-    live: bool,
-    again: bool,
-    result: ProfileReport,
-) -> None:
+def _embed_lacking(site: Site, recipe: Recipe, deer: uuid.UUID, again: bool, result: ProfileReport) -> None:
     with site.database.session() as session:
-        members = table.members(session, deer)
-        ids = [member.detection_id for member in members]
-        have = _vectors(session, recipe, ids)
-    lacking = ids if again else [key for key in ids if key not in have]
+        ids = table.detections_of(session, deer)
+        have = set() if again else set(_vectors(session, recipe.id, ids))
+    lacking = [key for key in ids if key not in have]
     if lacking:
         result.embedded += embed_detections(site, recipe, lacking, log.debug, step=None).embedded
-    digest = table.digest_of(members)
-    if not lacking and digest == known_digest:
-        result.unchanged += 1
-        return
-    with site.database.session() as session:
-        have = _vectors(session, recipe, ids)
-        members = [member for member in members if member.detection_id in have]
-        if not members:
-            result.without_vectors += 1
-            log.warning("individual %s has no picture that can be embedded", name)
-            return
-        stacked = {branch: np.stack([have[member.detection_id][branch] for member in members]) for branch in BRANCHES}
-        chosen = choose_exemplars(
-            [member.detection_id for member in members],
-            np.concatenate([stacked[branch] for branch in BRANCHES], axis=1),
-            [member.viewpoint for member in members],
-            [member.by_person for member in members],
-        )
-        means = {branch: mean_direction(stacked[branch]) for branch in BRANCHES}
-        exemplars = [(members[row], have[members[row].detection_id]) for row in chosen]
-        table.put_profile(session, deer, recipe.id, digest, len(members), means, exemplars)
-        if live:
-            table.show_live(session, deer, recipe.id, means)
-    result.made += 1
 
 
-def _vectors(session: Session, recipe: Recipe, ids: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, FloatArray]]:
+def _vectors(session: Session, recipe_id: str, ids: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, FloatArray]]:
     """Vectors by detection and branch, of those detections that have all three."""
-    found = {branch: get_embeddings(session, recipe.id, branch, ids) for branch in BRANCHES}
+    found = {branch: get_embeddings(session, recipe_id, branch, ids) for branch in BRANCHES}
     complete = set.intersection(*(set(vectors) for vectors in found.values()))
     return {key: {branch: found[branch][key] for branch in BRANCHES} for key in complete}

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deer_reid_pipeline.errors import SettingsError
+from deer_reid_pipeline.errors import RecipeMismatchError, SettingsError, WeightsError
 from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.policies import first_policy
@@ -115,7 +115,7 @@ class Site:
                 made = add_first_release(session, recipe.id, policy, "first release of this home")
                 found = (made.id, made.recipe_id, dict(made.policy))
         release_id, recipe_id, stored_policy = found
-        recipe = self.stored_recipe(recipe_id)
+        recipe = self._usable(self.stored_recipe(recipe_id))
         if "recipe" in self.settings.model_fields_set and self.settings.recipe != recipe.name:
             raise SettingsError(
                 f"DEER_REID_RECIPE={self.settings.recipe} but the live release {release_id} of this home uses "
@@ -124,11 +124,38 @@ class Site:
             )
         return self._overridden(recipe, MatchPolicy.model_validate(stored_policy), release_id)
 
+    def _usable(self, recipe: Recipe) -> Recipe:
+        """The recipe, after making sure that this version cuts its crops and that its files are here.
+
+        Raises:
+            RecipeMismatchError: it reads crops of another specification.
+            WeightsError: a projection is missing from the model store and cannot be made again.
+        """
+        from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, build_recipe
+        from deer_reid_pipeline.vision.crops import CropSpec
+
+        if recipe.crop != CropSpec().id:
+            raise RecipeMismatchError(
+                f"recipe {recipe.id} reads crops {recipe.crop}, and this version cuts {CropSpec().id}: use the "
+                "version that made it"
+            )
+        weights = self.weights
+        files = {branch.projection.sha256 for branch in recipe.branches.values()}
+        missing = [sha256 for sha256 in files if not weights.models.has(sha256)]
+        if missing and recipe.name in RECIPE_NAMES and build_recipe(recipe.name, weights).id != recipe.id:
+            raise WeightsError(
+                f"{missing[0]}.safetensors of recipe {recipe.id} is missing from {self.settings.models_dir} and comes "
+                "out differently when made again: copy it from where the recipe was made"
+            )
+        return recipe
+
     def _overridden(self, recipe: Recipe, policy: MatchPolicy, release_id: int | None) -> Matcher:
         overrides = []
         if not self.settings.use_enhanced_reid:
             policy = V1_POLICY
             overrides.append("USE_ENHANCED_REID=false")
+            if recipe.backbones[recipe.branches["baseline"].backbone].arch != "resnet50":
+                overrides.append("beware: old v1 vectors came from ResNet-50, this recipe's do not")
         if self.settings.reid_threshold is not None:
             policy = policy.with_threshold(self.settings.reid_threshold)
             overrides.append(f"REID_THRESHOLD={self.settings.reid_threshold:g}")

@@ -119,4 +119,4 @@ def is_finished(site: Site, key: str) -> bool:
         release = live_release(session)
         if drop is None or drop.completed_at is None or release is None:
             return False
-        return not stale_profiles(session, release.recipe_id)
+        return not stale_profiles(session, release.recipe_id, live=True)

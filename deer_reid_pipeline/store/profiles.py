@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,24 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.reid.similarity import BASELINE, EFFICIENTNET, MULTISCALE, FloatArray
+from deer_reid_pipeline.store.ids import opened_deer_id
 from deer_reid_pipeline.store.models import VECTOR_SIZE, Deer, Detection, Embedding, Profile, ProfileExemplar
 
 
 @dataclass(frozen=True)
 class Member:
-    """A detection of an individual."""
+    """An embedded detection of an individual.
+
+    Attributes:
+        by_person: a person gave the identity.
+        evidence: it may stand for the individual: a person named it, or the individual was opened from it. A
+            machine's match says whom a picture resembles, not whom it shows, and adds no evidence.
+    """
 
     detection_id: uuid.UUID
     viewpoint: str | None
     by_person: bool
+    evidence: bool
 
 
 def individuals_with_sightings(session: Session) -> list[tuple[uuid.UUID, str]]:
@@ -36,26 +45,79 @@ def individuals_with_sightings(session: Session) -> list[tuple[uuid.UUID, str]]:
     return [(key, name or str(key)[:8]) for key, name in rows]
 
 
-def members(session: Session, deer: uuid.UUID) -> list[Member]:
-    """Standing detections of an individual, by id. Duplicate pictures were stored once already."""
-    rows = session.execute(
-        select(Detection.id, Detection.viewpoint, Detection.classification_method)
-        .where(Detection.deer_id == deer, ~Detection.superseded)
+def detections_of(session: Session, deer: uuid.UUID) -> list[uuid.UUID]:
+    """Standing detections of an individual, by id, embedded or not."""
+    return list(
+        session.scalars(
+            select(Detection.id).where(Detection.deer_id == deer, ~Detection.superseded).order_by(Detection.id)
+        )
+    )
+
+
+def members(session: Session, recipe_id: str, deer: uuid.UUID | None = None) -> dict[uuid.UUID, list[Member]]:
+    """Standing detections with a vector under the recipe, by individual (all, or one), each list by id."""
+    query = (
+        select(
+            Detection.deer_id,
+            Detection.id,
+            Detection.viewpoint,
+            Detection.classification_method,
+            Detection.encounter_id,
+        )
+        .join(Embedding, Embedding.detection_id == Detection.id)
+        .where(
+            Detection.deer_id.is_not(None),
+            ~Detection.superseded,
+            Embedding.recipe_id == recipe_id,
+            Embedding.branch == MULTISCALE,
+        )
         .order_by(Detection.id)
     )
-    return [Member(key, viewpoint, method == "human") for key, viewpoint, method in rows]
+    if deer is not None:
+        query = query.where(Detection.deer_id == deer)
+    found: dict[uuid.UUID, list[Member]] = defaultdict(list)
+    for owner, key, viewpoint, method, encounter in session.execute(query):
+        opened = encounter is not None and opened_deer_id(encounter) == owner
+        found[owner].append(Member(key, viewpoint, method == "human", method != "machine" or opened))
+    return dict(found)
 
 
 def digest_of(items: Sequence[Member]) -> str:
     """sha256 over what a profile is made of; equal digests mean that it need not be made again."""
-    text = "\n".join(f"{m.detection_id} {m.viewpoint} {m.by_person}" for m in items)
+    text = "\n".join(f"{m.detection_id} {m.viewpoint} {m.by_person} {m.evidence}" for m in items)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def profile_digests(session: Session, recipe_id: str) -> dict[uuid.UUID, str]:
-    """Digest of every profile under a recipe."""
-    rows = session.execute(select(Profile.deer_id, Profile.digest).where(Profile.recipe_id == recipe_id).distinct())
-    return {key: digest for key, digest in rows}
+def stale_profiles(session: Session, recipe_id: str, *, live: bool, deer: uuid.UUID | None = None) -> list[uuid.UUID]:
+    """Individuals whose profile under the recipe is missing or made of other detections than they have now.
+
+    Args:
+        live: the recipe is the live one, so that a missing vector in the columns of `deer` counts too.
+        deer: look at this individual only.
+    """
+    profiled = select(Profile.deer_id, Profile.digest).where(Profile.recipe_id == recipe_id)
+    if deer is not None:
+        profiled = profiled.where(Profile.deer_id == deer)
+    made = dict(session.execute(profiled).tuples().all())
+    current = members(session, recipe_id, deer)
+    stale = {key for key, items in current.items() if made.get(key) != digest_of(items)}
+    if live:
+        stale.update(
+            session.scalars(
+                select(Deer.id).where(
+                    Deer.id.in_(list(made)),
+                    Deer.feature_vector.is_(None)
+                    | Deer.feature_vector_multiscale.is_(None)
+                    | Deer.feature_vector_efficientnet.is_(None),
+                )
+            )
+        )
+    return sorted(stale, key=str)
+
+
+def lock_deer(session: Session, deer: uuid.UUID) -> None:
+    """Keep others from changing an individual's profile until this transaction ends."""
+    session.execute(select(Deer.id).where(Deer.id == deer).with_for_update())
 
 
 def put_profile(
@@ -173,29 +235,46 @@ def profile_table(session: Session, recipe_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def stale_profiles(session: Session, recipe_id: str) -> int:
-    """Individuals with embedded sightings whose profile under the recipe is missing or covers another number."""
-    now = (
-        select(Detection.deer_id, func.count().label("count"))
-        .join(
-            Embedding,
-            (Embedding.detection_id == Detection.id)
-            & (Embedding.recipe_id == recipe_id)
-            & (Embedding.branch == MULTISCALE),
-        )
-        .where(Detection.deer_id.is_not(None), ~Detection.superseded)
-        .group_by(Detection.deer_id)
-        .subquery()
+@dataclass(frozen=True)
+class LiveColumns:
+    """The vector columns of an individual with embedded sightings.
+
+    Attributes:
+        old_v1: feature_vector is from before the enhancement and may have any length.
+    """
+
+    name: str
+    vectors: dict[str, FloatArray | None]
+    old_v1: bool
+    version: str | None
+
+
+def live_columns(session: Session, recipe_id: str) -> list[LiveColumns]:
+    """What the columns of `deer` show of every individual with a standing detection embedded under the recipe."""
+    sighted = (
+        select(Detection.deer_id)
+        .join(Embedding, Embedding.detection_id == Detection.id)
+        .where(Detection.deer_id.is_not(None), ~Detection.superseded, Embedding.recipe_id == recipe_id)
     )
-    return (
-        session.scalar(
-            select(func.count())
-            .select_from(now)
-            .outerjoin(
-                Profile,
-                (Profile.deer_id == now.c.deer_id) & (Profile.recipe_id == recipe_id) & (Profile.branch == MULTISCALE),
-            )
-            .where(Profile.detections.is_distinct_from(now.c.count))
+    rows = session.execute(
+        select(
+            Deer.id,
+            Deer.name,
+            Deer.feature_vector,
+            Deer.feature_vector_multiscale,
+            Deer.feature_vector_efficientnet,
+            Deer.vector_recipe_id,
+            Deer.embedding_version,
         )
-        or 0
+        .where(Deer.id.in_(sighted))
+        .order_by(Deer.name, Deer.id)
     )
+    return [
+        LiveColumns(
+            name or str(key),
+            {BASELINE: v1, MULTISCALE: multiscale, EFFICIENTNET: efficientnet},
+            recipe is None,
+            version,
+        )
+        for key, name, v1, multiscale, efficientnet, recipe, version in rows
+    ]

@@ -35,9 +35,14 @@ def recipe_spec(session: Session, recipe_id: str) -> dict[str, Any]:
     return dict(spec)
 
 
-def live_release(session: Session) -> Release | None:
-    """The release that matching uses, or None in a new home."""
-    return session.scalar(select(Release).where(Release.live))
+def live_release(session: Session, *, keep: bool = False) -> Release | None:
+    """The release that matching uses, or None in a new home.
+
+    Args:
+        keep: let no other release become live before this transaction ends.
+    """
+    query = select(Release).where(Release.live)
+    return session.scalar(query.with_for_update(read=True) if keep else query)
 
 
 def add_first_release(session: Session, recipe_id: str, policy: MatchPolicy, reason: str) -> Release:

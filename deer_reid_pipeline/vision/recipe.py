@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.vision.crops import CropSpec
 
 FORMAT_VERSION = 1
 DIMENSION = 512
@@ -140,6 +141,7 @@ class Recipe(_Data):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.]{0,39}$")
     format_version: Literal[1] = 1
+    crop: str = Field(default=CropSpec().id, description="Id of the CropSpec of the crops that it reads.")
     backbones: dict[str, Backbone]
     branches: dict[str, Branch]
 

@@ -43,7 +43,7 @@ def other_process() -> Iterator[psutil.Process]:
 
 
 def identity(process: psutil.Process) -> str:
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+    return worker_identity(process.pid)
 
 
 def run_of(

@@ -1,13 +1,16 @@
 """The re-ID enhancement: three columns and three indexes on `deer`, and nothing else.
 
 Additive and idempotent; old vectors and rows are not touched. Checks itself at the end and takes everything back (one
-transaction) if a column, an index or a pgvector with HNSW is missing.
+transaction) if a column, an index or a pgvector with HNSW is missing. Taking it back keeps the values of the columns in
+`deer_reid_kept.deer_vectors`; the next upgrade gives them to the individuals that still exist.
 """
 
 import re
+from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import load_python_file
 
 from deer_reid_pipeline.errors import DatabaseError
 
@@ -15,6 +18,8 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+
+kept = load_python_file(str(Path(__file__).resolve().parent.parent), "kept.py")
 
 COLUMNS = {
     "feature_vector_multiscale": (
@@ -53,10 +58,13 @@ INDEXES = {
 def upgrade() -> None:
     connection = op.get_bind()
     _check_pgvector(connection)
+    missing = [name for name in COLUMNS if name not in _columns(connection)]
     for name, (kind, default, comment) in COLUMNS.items():
         connection.exec_driver_sql(f"ALTER TABLE deer ADD COLUMN IF NOT EXISTS {name} {kind}{default}")
         connection.exec_driver_sql(f"COMMENT ON COLUMN deer.{name} IS '{comment}'")
     _check_columns(connection)
+    kept.restore_columns(connection, "deer_vectors", "deer", dict.fromkeys(missing))
+    kept.end(connection)
     for name, (definition, comment) in INDEXES.items():
         connection.exec_driver_sql(f"CREATE INDEX IF NOT EXISTS {name} ON deer {definition}")
         connection.exec_driver_sql(f"COMMENT ON INDEX {name} IS '{comment}'")
@@ -65,6 +73,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     connection = op.get_bind()
+    kept.begin(connection)
+    kept.keep_columns(connection, "deer_vectors", "deer", [name for name in COLUMNS if name in _columns(connection)])
     for name in INDEXES:
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
     for name in COLUMNS:
@@ -81,9 +91,8 @@ def _check_pgvector(connection: sa.Connection) -> None:
         )
 
 
-def _check_columns(connection: sa.Connection) -> None:
-    """Three columns of the right type, or nothing."""
-    columns = dict(
+def _columns(connection: sa.Connection) -> dict[str, str]:
+    return dict(
         connection.execute(
             sa.text(
                 "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
@@ -91,6 +100,11 @@ def _check_columns(connection: sa.Connection) -> None:
             )
         ).tuples().all()
     )
+
+
+def _check_columns(connection: sa.Connection) -> None:
+    """Three columns of the right type, or nothing."""
+    columns = _columns(connection)
     for name, (kind, _, _) in COLUMNS.items():
         if columns.get(name) != kind:
             raise DatabaseError(

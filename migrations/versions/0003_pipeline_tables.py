@@ -3,14 +3,20 @@
 The owner's schema differs from place to place, so this looks before it changes: columns that we use and that are
 missing are added; NOT NULL is loosened or a default set where our inserts do not fill a column; a unique path is made
 plain, because the same path can later hold another picture. Each change to an owner's table is written down in
-`deer_reid_undo` with what takes it back; the downgrade does that, newest first, and drops our tables. What the data no
-longer allow (a null where NOT NULL was) is left and said. The owner's rows and vectors are never touched.
+`deer_reid_undo` with what takes it back; the downgrade does that, newest first. What the data no longer allow (a null
+where NOT NULL was) is left and said. The owner's rows and vectors are never touched.
+
+Nothing is lost on the way down: our tables move to the schema `deer_reid_kept`, and the columns that are dropped leave
+their values there. The next upgrade brings all of it back, except what belonged to rows that the owner deleted.
 """
 
 import logging
+import re
+from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import load_python_file
 from sqlalchemy.dialects.postgresql import ENUM
 
 from deer_reid_pipeline.errors import DatabaseError
@@ -21,6 +27,8 @@ branch_labels = None
 depends_on = None
 
 log = logging.getLogger("alembic.runtime.migration")
+
+kept = load_python_file(str(Path(__file__).resolve().parent.parent), "kept.py")
 
 OWNER_COLUMNS = {
     "images": {
@@ -484,10 +492,25 @@ UNDO_TABLE = """
 """
 
 
+APPEND_ONLY_FUNCTION = "match_decisions_append_only()"
+
+TO_OWNER = [
+    (name, *found)
+    for name, statements in TABLES.items()
+    for found in re.findall(
+        r"FOREIGN KEY\((\w+)\) REFERENCES (images|deer|detections) \(id\) ON DELETE (CASCADE|SET NULL)", statements
+    )
+]
+"""Table, column, owner's table, and what a delete there does. Off while the tables are kept, so that the owner can
+delete, truncate and drop as if we were not there; then done at the next upgrade."""
+
+
 def upgrade() -> None:
     connection = op.get_bind()
     _check(connection)
-    connection.exec_driver_sql(UNDO_TABLE)
+    held = kept.tables(connection)
+    _begin_undo(connection, held)
+    added: dict[str, dict[str, str]] = {table: {} for table in OUR_COLUMNS}
     for table, columns in OWNER_COLUMNS.items():
         there = _columns(connection, table)
         for name, kind in columns.items():
@@ -497,6 +520,7 @@ def upgrade() -> None:
                     f'ALTER TABLE {table} ADD COLUMN "{name}" {kind}',
                     f'ALTER TABLE {table} DROP COLUMN IF EXISTS "{name}"',
                 )
+                added[table][name] = kind
     _widen_path(connection)
     _unique_path_to_plain(connection)
     for table in OWNER_COLUMNS:
@@ -505,8 +529,17 @@ def upgrade() -> None:
     for (table, name), labels in ENUM_LABELS.items():
         _add_labels(connection, _columns(connection, table)[name], labels)
     for name in TABLES:
-        connection.exec_driver_sql(TABLES[name])
-    connection.exec_driver_sql(APPEND_ONLY)
+        if name in held:
+            kept.bring_back(connection, "TABLE", name)
+        else:
+            connection.exec_driver_sql(TABLES[name])
+    if "match_decisions" in held:
+        kept.bring_back(connection, "FUNCTION", APPEND_ONLY_FUNCTION)
+    else:
+        connection.exec_driver_sql(APPEND_ONLY)
+    for reference in TO_OWNER:
+        if reference[0] in held:
+            _refer_again(connection, *reference)
     for table, columns in OUR_COLUMNS.items():
         there = _columns(connection, table)
         for name, (kind, comment) in columns.items():
@@ -518,25 +551,78 @@ def upgrade() -> None:
                 f"ALTER TABLE {table} DROP COLUMN IF EXISTS {name}",
             )
             _run(connection, f"COMMENT ON COLUMN {table}.{name} IS '{_quoted(comment)}'")
+            added[table][name] = kind
+    for table, kinds in added.items():
+        values = {name: _value(name, kind, kinds) for name, kind in kinds.items()}
+        kept.restore_columns(connection, f"{table}_columns", table, values)
     for name, definition in INDEXES.items():
         if connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": name}) is None:
             _change(connection, f"CREATE INDEX {name} ON {definition}", f"DROP INDEX IF EXISTS {name}")
             connection.exec_driver_sql(f"COMMENT ON INDEX {name} IS 'Made by deer-reid'")
+    connection.exec_driver_sql(
+        "DELETE FROM deer_reid_undo a USING deer_reid_undo b WHERE b.statement = a.statement AND b.ordinal > a.ordinal"
+    )
+    kept.end(connection)
 
 
 def downgrade() -> None:
     connection = op.get_bind()
-    undo = connection.exec_driver_sql("SELECT statement FROM deer_reid_undo ORDER BY ordinal DESC").scalars().all()
-    for statement in undo:
+    kept.begin(connection)
+    undo = connection.exec_driver_sql("SELECT ordinal, statement FROM deer_reid_undo ORDER BY ordinal DESC").all()
+    for table in OUR_COLUMNS:
+        drops = (re.fullmatch(rf'ALTER TABLE {table} DROP COLUMN IF EXISTS "?(\w+)"?', row.statement) for row in undo)
+        dropped = {found[1] for found in drops if found}
+        if table == "deer":
+            dropped.add("feature_vector")  # whether vector_recipe_id still speaks of it
+        columns = [name for name in _columns(connection, table) if name in dropped]
+        kept.keep_columns(connection, f"{table}_columns", table, columns)
+    for name, column, _, _ in TO_OWNER:
+        connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {name}_{column}_fkey")
+    for row in undo:
         try:
             with connection.begin_nested():
-                _run(connection, statement)
+                _run(connection, row.statement)
+                connection.execute(sa.text("DELETE FROM deer_reid_undo WHERE ordinal = :row"), {"row": row.ordinal})
         except sa.exc.DBAPIError as error:
-            log.warning("left as it is, the data do not allow: %s (%s)", statement, str(error.orig).splitlines()[0])
-    for name in reversed(TABLES):
-        connection.exec_driver_sql(f"DROP TABLE {name}")
-    connection.exec_driver_sql("DROP FUNCTION match_decisions_append_only()")
-    connection.exec_driver_sql("DROP TABLE deer_reid_undo")
+            reason = str(error.orig).splitlines()[0]
+            log.warning("left as it is, the data do not allow: %s (%s)", row.statement, reason)
+    for name in (*reversed(TABLES), "deer_reid_undo"):
+        kept.put_away(connection, "TABLE", name)
+    kept.put_away(connection, "FUNCTION", APPEND_ONLY_FUNCTION)
+
+
+def _begin_undo(connection: sa.Connection, held: set[str]) -> None:
+    """The undo log; what the last downgrade had to leave stays in it, as the oldest, and is tried again by the next."""
+    if "deer_reid_undo" not in held:
+        connection.exec_driver_sql(UNDO_TABLE)
+        return
+    kept.bring_back(connection, "TABLE", "deer_reid_undo")
+    connection.exec_driver_sql(
+        "SELECT setval(pg_get_serial_sequence('deer_reid_undo', 'ordinal'), coalesce(max(ordinal), 0) + 1, false) "
+        "FROM deer_reid_undo"
+    )
+
+
+def _refer_again(connection: sa.Connection, name: str, column: str, table: str, on_delete: str) -> None:
+    """Put a foreign key to an owner's table back, after doing what it says about rows that are gone."""
+    act = f"DELETE FROM {name} r" if on_delete == "CASCADE" else f"UPDATE {name} r SET {column} = NULL"
+    connection.exec_driver_sql(
+        f"{act} WHERE r.{column} IS NOT NULL AND NOT EXISTS (SELECT FROM {table} o WHERE o.id = r.{column})"
+    )
+    connection.exec_driver_sql(
+        f"ALTER TABLE {name} ADD CONSTRAINT {name}_{column}_fkey "
+        f"FOREIGN KEY ({column}) REFERENCES {table} (id) ON DELETE {on_delete}"
+    )
+
+
+def _value(name: str, kind: str, added: dict[str, str]) -> str | None:
+    """What a column gets that comes back; None for what was kept."""
+    reference = re.search(r"REFERENCES (\w+) \(id\)", kind)
+    if reference:
+        return f'(SELECT o.id FROM {reference[1]} o WHERE o.id = k."{name}")'
+    if name == "vector_recipe_id" and "feature_vector" not in added:
+        return "CASE WHEN t.feature_vector IS NOT DISTINCT FROM k.feature_vector THEN k.vector_recipe_id END"
+    return None
 
 
 def _run(connection: sa.Connection, statement: str) -> None:
