@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from deer_reid_pipeline.reid.matching import flank_signs
 from deer_reid_pipeline.reid.similarity import FloatArray
 from deer_reid_pipeline.reid.vocabulary import agreed_sex
 

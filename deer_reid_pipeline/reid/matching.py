@@ -124,14 +124,46 @@ class Decision:
     reason: str
 
 
+class _Rows:
+    """An array that grows by rows; it is copied only when a chunk is full, so appending costs what is appended."""
+
+    CHUNK = 1024
+
+    def __init__(self, like: np.ndarray) -> None:
+        self._buffer = np.empty((0, *like.shape[1:]), dtype=like.dtype)
+        self._count = 0
+
+    @property
+    def filled(self) -> np.ndarray:
+        """The rows appended so far, as a view."""
+        return self._buffer[: self._count]
+
+    def append(self, rows: np.ndarray) -> None:
+        wanted = self._count + len(rows)
+        if wanted > len(self._buffer):
+            larger = np.empty((wanted + max(self.CHUNK, wanted // 4), *rows.shape[1:]), dtype=self._buffer.dtype)
+            larger[: self._count] = self.filled
+            self._buffer = larger
+        self._buffer[self._count : wanted] = rows
+        self._count = wanted
+
+
 class Gallery:
-    """Individuals in a fixed order, stacked once so that a query costs one product per branch."""
+    """Individuals in a fixed order, stacked once so that a query costs one product per branch.
+
+    What is added later is appended to the stack. Rows of one individual need not be neighbours.
+    """
 
     def __init__(self, individuals: Iterable[Known] = ()) -> None:
         self._known: dict[Hashable, Known] = {known.key: known for known in individuals}
-        self._stacked: dict[str, VectorSet] | None = None
-        self._owner: np.ndarray | None = None
-        self._flanks: np.ndarray | None = None
+        self._position = {key: index for index, key in enumerate(self._known)}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._vectors: dict[str, _Rows] = {}
+        self._recipes: dict[str, str] = {}
+        self._owner = _Rows(np.empty(0, dtype=np.int64))
+        self._flanks = _Rows(np.empty(0, dtype=np.int8))
 
     @property
     def individuals(self) -> list[Known]:
@@ -144,24 +176,66 @@ class Gallery:
 
     def add(self, known: Known) -> None:
         """Add an individual, or replace the one with the same key."""
+        replaced = known.key in self._known
         self._known[known.key] = known
-        self._stacked = None
+        if replaced:
+            self._clear()
+            return
+        self._position[known.key] = len(self._position)
+        self._append([known])
+
+    def extend(self, more: Known) -> None:
+        """Give an individual more exemplars, and a sex where its own is unknown; add it if it is not there."""
+        before = self._known.get(more.key)
+        if before is None:
+            self.add(more)
+            return
+        self._known[more.key] = joined(before, more)
+        self._append([more])
 
     def stacked(self, branches: Sequence[str]) -> tuple[dict[str, VectorSet], np.ndarray, np.ndarray]:
-        """All exemplars as one VectorSet a branch, each row's individual (index) and flank sign."""
-        if self._stacked is None or set(branches) - set(self._stacked):
+        """All exemplars as one VectorSet a branch, each row's individual (index) and flank sign.
+
+        Raises:
+            RecipeMismatchError: individuals come from different recipes.
+        """
+        if set(branches) - set(self._vectors):
+            self._clear()
             individuals = self.individuals
-            self._stacked = {}
-            for branch in branches:
-                sets = [known.vectors[branch] for known in individuals]
-                self._stacked[branch] = VectorSet(
-                    _one_recipe(sets), branch, np.concatenate([item.vectors for item in sets])
-                )
-            self._owner = np.repeat(np.arange(len(individuals)), [len(known.viewpoints) for known in individuals])
-            self._flanks = flank_signs([view for known in individuals for view in known.viewpoints])
-        assert self._owner is not None
-        assert self._flanks is not None
-        return self._stacked, self._owner, self._flanks
+            for branch in branches if individuals else ():
+                self._vectors[branch] = _Rows(individuals[0].vectors[branch].vectors)
+                self._recipes[branch] = individuals[0].vectors[branch].recipe_id
+            self._append(individuals)
+        stack = {b: VectorSet(self._recipes[b], b, self._vectors[b].filled) for b in branches}
+        return stack, self._owner.filled, self._flanks.filled
+
+    def _append(self, individuals: Sequence[Known]) -> None:
+        if not self._vectors or not individuals:
+            return
+        for branch, rows in self._vectors.items():
+            sets = [known.vectors[branch] for known in individuals]
+            for item in sets:
+                if item.recipe_id != self._recipes[branch]:
+                    cosine_matrix(VectorSet(self._recipes[branch], branch, rows.filled), item)  # raises, and explains
+            rows.append(np.concatenate([item.vectors for item in sets]) if len(sets) > 1 else sets[0].vectors)
+        positions = [self._position[known.key] for known in individuals]
+        self._owner.append(np.repeat(positions, [len(known.viewpoints) for known in individuals]))
+        self._flanks.append(flank_signs([view for known in individuals for view in known.viewpoints]))
+
+
+def joined(before: Known, more: Known) -> Known:
+    """One individual with the exemplars of both; its sex is the first one known."""
+    vectors = {
+        branch: VectorSet(
+            _one_recipe([item, more.vectors[branch]]),
+            branch,
+            np.concatenate([item.vectors, more.vectors[branch].vectors]),
+        )
+        for branch, item in before.vectors.items()
+        if branch in more.vectors
+    }
+    sex = more.sex if before.sex == "unknown" else before.sex
+    return Known(before.key, more.name, sex, vectors, [*before.viewpoints, *more.viewpoints])
 
 
 def _one_recipe(sets: Sequence[VectorSet]) -> str:
@@ -197,11 +271,20 @@ def score_individuals(query: Query, gallery: Gallery, policy: MatchPolicy) -> np
     same_or_unknown = np.multiply.outer(flank_signs(query.viewpoints), flanks) >= 0
     masked = np.where(same_or_unknown, fused, -np.inf)
     starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-    best = np.maximum.reduceat(masked, starts, axis=1)
+    best = _best_by_owner(np.maximum.reduceat(masked, starts, axis=1), owner[starts], len(individuals))
     seen = np.isfinite(best)
     counts = seen.sum(axis=0)
     totals = np.where(seen, best, 0.0).sum(axis=0)
     return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
+
+def _best_by_owner(best: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
+    """Highest value of each individual, whose rows may stand in several places; (n_queries, count)."""
+    if len(owner) == count and bool(np.all(owner[1:] > owner[:-1])):
+        return best
+    merged = np.full((len(best), count), -np.inf, dtype=best.dtype)
+    np.maximum.at(merged, (slice(None), owner), best)
+    return merged
 
 
 def decide(

@@ -36,6 +36,16 @@ def run(engine: Engine, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
+def schema_without_kept(engine: Engine) -> set[tuple[object, ...]]:
+    """`owner.schema` looks at one schema for all but triggers; those of the kept tables are not the owner's."""
+    kept = text(
+        "SELECT 'trigger', tgname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid "
+        "WHERE NOT tgisinternal AND relnamespace = to_regnamespace('deer_reid_kept')"
+    )
+    with engine.connect() as connection:
+        return owner.schema(engine) - {tuple(row) for row in connection.execute(kept)}
+
+
 def test_models_and_migrated_database_are_the_same(empty_database_url: str, engine: Engine) -> None:
     migrate.upgrade(empty_database_url)
     with engine.connect() as connection:
@@ -56,15 +66,15 @@ def test_every_revision_can_be_taken_back(empty_database_url: str, engine: Engin
     schemas = []
     for revision in ("0001", "0002", "0003"):
         migrate.upgrade(empty_database_url, revision)
-        schemas.append(owner.schema(engine))
+        schemas.append(schema_without_kept(engine))
     migrate.downgrade(empty_database_url, "0002")
-    assert owner.schema(engine) == schemas[1]
+    assert schema_without_kept(engine) == schemas[1]
     migrate.downgrade(empty_database_url, "0001")
-    assert owner.schema(engine) == schemas[0]
+    assert schema_without_kept(engine) == schemas[0]
     migrate.downgrade(empty_database_url, "base")
-    assert owner.schema(engine) == set()
+    assert schema_without_kept(engine) == set()
     migrate.upgrade(empty_database_url)
-    assert owner.schema(engine) == schemas[2]
+    assert schema_without_kept(engine) == schemas[2]
 
 
 def test_enhancement_is_what_was_specified(empty_database_url: str, engine: Engine) -> None:
@@ -179,7 +189,7 @@ def test_owner_database_up_down_and_up_again(
         assert owner.contents(engine) == contents
         migrate.downgrade(empty_database_url, "0001")
         assert owner.contents(engine) == contents
-        assert owner.schema(engine) == schema
+        assert schema_without_kept(engine) == schema
     migrate.upgrade(empty_database_url)
     insert_as_the_pipeline_does(engine)
 
@@ -210,7 +220,7 @@ def test_database_with_fewer_columns_gets_those_that_we_use(empty_database_url: 
         session.execute(text("DELETE FROM images"))
         session.commit()
     migrate.downgrade(empty_database_url, "0001")
-    assert owner.schema(engine) == before
+    assert schema_without_kept(engine) == before
 
 
 def test_ids_that_are_not_uuid_are_refused(empty_database_url: str, engine: Engine) -> None:
