@@ -82,8 +82,8 @@ def _owner_triggers_off(connection: sa.Connection, table: str) -> Iterator[None]
     """A trigger of the owner's (updated_at and the like) must not take the return of our values for a change."""
     triggers = connection.execute(
         sa.text(
-            "SELECT replace(quote_ident(tgname), '%', '%%'), CASE tgenabled WHEN 'A' THEN 'ALWAYS ' ELSE '' END FROM pg_trigger "
-            "WHERE tgrelid = CAST(:table AS regclass) AND NOT tgisinternal AND tgenabled IN ('O', 'A')"
+            "SELECT replace(quote_ident(tgname), '%', '%%'), CASE tgenabled WHEN 'A' THEN 'ALWAYS ' ELSE '' END "
+            "FROM pg_trigger WHERE tgrelid = CAST(:table AS regclass) AND NOT tgisinternal AND tgenabled IN ('O', 'A')"
         ),
         {"table": table},
     ).all()

@@ -188,7 +188,9 @@ def _follow(
                 if _may_be_one(before, sightings[box], crowded, bool(comparable), worth > link_above):
                     gain[row, column], linkable[row, column] = worth, True
         rows, columns = linear_sum_assignment(gain, maximize=True)
-        chosen = {boxes[row]: tracks[column] for row, column in zip(rows, columns, strict=True) if linkable[row, column]}
+        chosen = {
+            boxes[row]: tracks[column] for row, column in zip(rows, columns, strict=True) if linkable[row, column]
+        }
         for box in boxes:
             if box in chosen:
                 chosen[box].append(box)

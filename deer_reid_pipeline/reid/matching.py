@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deer_reid_pipeline.errors import RecipeMismatchError
 from deer_reid_pipeline.reid.similarity import (
     EFFICIENTNET,
     MULTISCALE,
@@ -205,44 +206,45 @@ class Gallery:
             for branch in branches if individuals else ():
                 self._vectors[branch] = _Rows(individuals[0].vectors[branch].vectors)
                 self._recipes[branch] = individuals[0].vectors[branch].recipe_id
-            self._append(individuals)
+            try:
+                self._append(individuals)
+            except RecipeMismatchError:
+                self._clear()
+                raise
         stack = {b: VectorSet(self._recipes[b], b, self._vectors[b].filled) for b in branches}
         return stack, self._owner.filled, self._flanks.filled
 
     def _append(self, individuals: Sequence[Known]) -> None:
         if not self._vectors or not individuals:
             return
+        for branch, recipe in self._recipes.items():
+            for known in individuals:
+                _check_recipe(recipe, known.vectors[branch])
         for branch, rows in self._vectors.items():
-            sets = [known.vectors[branch] for known in individuals]
-            for item in sets:
-                if item.recipe_id != self._recipes[branch]:
-                    cosine_matrix(VectorSet(self._recipes[branch], branch, rows.filled), item)  # raises, and explains
-            rows.append(np.concatenate([item.vectors for item in sets]) if len(sets) > 1 else sets[0].vectors)
+            rows.append(np.concatenate([known.vectors[branch].vectors for known in individuals]))
         positions = [self._position[known.key] for known in individuals]
         self._owner.append(np.repeat(positions, [len(known.viewpoints) for known in individuals]))
         self._flanks.append(flank_signs([view for known in individuals for view in known.viewpoints]))
 
 
 def joined(before: Known, more: Known) -> Known:
-    """One individual with the exemplars of both; its sex is the first one known."""
-    vectors = {
-        branch: VectorSet(
-            _one_recipe([item, more.vectors[branch]]),
-            branch,
-            np.concatenate([item.vectors, more.vectors[branch].vectors]),
-        )
-        for branch, item in before.vectors.items()
-        if branch in more.vectors
-    }
+    """One individual with the exemplars of both, in the branches of the first; its sex is the first one known.
+
+    Raises:
+        RecipeMismatchError: the two come from different recipes.
+    """
+    vectors = {}
+    for branch, item in before.vectors.items():
+        _check_recipe(item.recipe_id, more.vectors[branch])
+        both = np.concatenate([item.vectors, more.vectors[branch].vectors])
+        vectors[branch] = VectorSet(item.recipe_id, branch, both)
     sex = more.sex if before.sex == "unknown" else before.sex
     return Known(before.key, more.name, sex, vectors, [*before.viewpoints, *more.viewpoints])
 
 
-def _one_recipe(sets: Sequence[VectorSet]) -> str:
-    for other in sets[1:]:
-        if other.recipe_id != sets[0].recipe_id:
-            cosine_matrix(sets[0], other)  # raises with the explanation
-    return sets[0].recipe_id
+def _check_recipe(recipe_id: str, item: VectorSet) -> None:
+    if item.recipe_id != recipe_id:
+        cosine_matrix(VectorSet(recipe_id, item.branch, item.vectors[:0]), item)  # raises with the explanation
 
 
 def flank_signs(viewpoints: Sequence[str | None]) -> np.ndarray:
@@ -282,9 +284,9 @@ def _best_by_owner(best: np.ndarray, owner: np.ndarray, count: int) -> np.ndarra
     """Highest value of each individual, whose rows may stand in several places; (n_queries, count)."""
     if len(owner) == count and bool(np.all(owner[1:] > owner[:-1])):
         return best
-    merged = np.full((len(best), count), -np.inf, dtype=best.dtype)
-    np.maximum.at(merged, (slice(None), owner), best)
-    return merged
+    merged = np.full((count, len(best)), -np.inf, dtype=best.dtype)
+    np.maximum.at(merged, owner, best.T)
+    return merged.T
 
 
 def decide(

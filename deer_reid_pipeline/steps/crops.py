@@ -8,18 +8,22 @@ import os
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from deer_reid_pipeline.progress import report
-from deer_reid_pipeline.steps.images import in_batches
+from deer_reid_pipeline.steps.drops import in_transaction
+from deer_reid_pipeline.steps.images import ascii_line, in_batches
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.store.media import CropJob, add_crops, crop_jobs
+from deer_reid_pipeline.store.drops import places_of, quarantine_without_crop, release_cropped
+from deer_reid_pipeline.store.media import CropJob, add_crops, crop_jobs, forget_crops, move_images
 from deer_reid_pipeline.vision.crops import CropSpec, cut_crops, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError, image_size
-from deer_reid_pipeline.vision.model_files import write_whole
+from deer_reid_pipeline.vision.model_files import sha256_of, write_whole
 
 Box = tuple[float, float, float, float]
 
@@ -36,10 +40,25 @@ class CropReport:
     lost: tuple[str, ...]
 
 
+@dataclass
+class _Cut:
+    """What came of cutting one picture: rows, a line for each crop that cannot be cut, and where it lay at last."""
+
+    image: uuid.UUID
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    without: list[uuid.UUID] = field(default_factory=list)
+    moved_to: str | None = None
+
+
 def store_crops(
     site: Site, *, drop_key: str | None = None, detections: Sequence[uuid.UUID] | None = None
 ) -> CropReport:
-    """Cut the crops of a drop (or of these detections); a crop whose file is gone is cut again."""
+    """Cut the crops of a drop (or of these detections); a crop whose file is gone is cut again.
+
+    A detection whose crop cannot be made, because its picture is gone or is another one by now, is quarantined, so
+    that the rest of its drop can go on; every later run tries again.
+    """
     with site.database.session() as session:
         jobs = crop_jobs(session, SPEC.id, drop_key=drop_key, detections=detections)
     folder = site.settings.crops_dir
@@ -50,34 +69,66 @@ def store_crops(
     done = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for batch in in_batches(pictures, BATCH):
-            rows: list[dict[str, Any]] = []
-            for outcome in pool.map(lambda group: _cut(folder, group), batch):
-                rows += outcome[0]
-                lost += outcome[1]
             with site.database.session() as session:
-                add_crops(session, rows)
-            written += len(rows)
+                places = places_of(session, [group[0].image_id for group in batch])
+            outcomes = list(pool.map(lambda group: _cut(folder, group, places.get(group[0].image_id, [])), batch))  # noqa: B023
+            in_transaction(site.database, lambda session: _note(session, outcomes))  # noqa: B023
+            for outcome in outcomes:
+                written += len(outcome.rows)
+                lost += outcome.lost
             done += len(batch)
             report("crops", done, len(pictures))
     return CropReport(written, len(jobs) - len(missing), tuple(lost))
 
 
-def _cut(folder: Path, group: list[CropJob]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of the crops of one picture, and a line for each that cannot be cut."""
-    path = Path(group[0].path)
+def _note(session: Session, outcomes: Sequence[_Cut]) -> None:
+    add_crops(session, [row for outcome in outcomes for row in outcome.rows])
+    forget_crops(session, SPEC.id, [key for outcome in outcomes for key in outcome.without])
+    move_images(session, {outcome.image: outcome.moved_to for outcome in outcomes if outcome.moved_to is not None})
+    release_cropped(session, [outcome.image for outcome in outcomes if not outcome.lost])
+    quarantine_without_crop(session, [(outcome.image, outcome.lost[0]) for outcome in outcomes if outcome.lost])
+
+
+def _cut(folder: Path, group: list[CropJob], places: Sequence[str]) -> _Cut:
+    """Cut the crops of one picture from where it was last, else from where a drop had it."""
+    first = group[0]
+    known = [first.path, *(place for place in places if place != first.path)]
+    path, reason = _find(known, first.image_sha256)
+    if path is None:
+        line = ascii_line(f"{Path(first.path).name}: {reason}")
+        return _Cut(first.image_id, lost=[line] * len(group), without=[job.detection_id for job in group])
+    result = _Cut(first.image_id, moved_to=None if str(path) == first.path else str(path))
     placed: list[tuple[CropJob, Box]] = []
-    lost: list[str] = []
     try:
         for job in group:
             box = _shares(job, path)
             if box is None:
-                lost.append(f"{path.name}: detection {job.detection_id} has no box with an area")
+                result.lost.append(ascii_line(f"{path.name}: detection {job.detection_id} has no box with an area"))
+                result.without.append(job.detection_id)
             else:
                 placed.append((job, box))
         crops = cut_crops(path, [box for _, box in placed], SPEC) if placed else []
     except (ImageError, OSError) as error:
-        return [], [*lost, f"{path.name}: {error}"]
-    return [_store(folder, job, content) for (job, _), content in zip(placed, crops, strict=True)], lost
+        lines = [*result.lost, *[ascii_line(f"{path.name}: {error}")] * (len(group) - len(result.lost))]
+        return _Cut(first.image_id, lost=lines, without=[job.detection_id for job in group])
+    result.rows = [_store(folder, job, content) for (job, _), content in zip(placed, crops, strict=True)]
+    return result
+
+
+def _find(places: Sequence[str], sha256: str | None) -> tuple[Path | None, str]:
+    """The first of these files that is the picture, or why none is. Without a sha256 the first that is there is it."""
+    reason = ""
+    for place in places:
+        try:
+            if sha256 is None and Path(place).is_file():
+                return Path(place), ""
+            if sha256 is not None and sha256_of(Path(place)) == sha256:
+                return Path(place), ""
+            said = f"no file at {place}" if sha256 is None else f"another picture is at {place} by now"
+        except OSError as error:
+            said = f"the picture cannot be read from {place} ({error.strerror or error})"
+        reason = reason or said
+    return None, f"{reason}; put it back and run again"
 
 
 def _store(folder: Path, job: CropJob, content: bytes) -> dict[str, Any]:

@@ -43,13 +43,18 @@ class MatchReport:
 
 @dataclass
 class Deciding:
-    """What is the same for every decision of one run over a drop, and the report that they fill."""
+    """What is the same for every decision of one run over a drop, and the report that they fill.
+
+    Attributes:
+        next_number: of the next individual to be opened; None until the first one is.
+    """
 
     matcher: Matcher
     drop: DropToDecide
     run_id: str | None
     say: LogLine
     result: MatchReport
+    next_number: int | None = None
 
 
 def query_of(work: Deciding, group: EncounterGroup) -> Query:
@@ -99,7 +104,7 @@ def decide_one(
         forbidden = frozenset().union(*(taken[image] for image in images))
         near = gallery.for_query(query)
         decision = decide(query, near, work.matcher.policy, forbidden)
-        deer, name = _by_machine(session, decision, encounter, group, rows, seen)
+        deer, name = _by_machine(session, work, decision, encounter, group, rows, seen)
         method, baseline = "machine", _baseline_score(work, query, near.individuals, decision)
         if decision.best is not None and baseline is not None:
             work.result.scores.append(decision.best.score)
@@ -160,6 +165,7 @@ def _by_person(
 
 def _by_machine(
     session: Session,
+    work: Deciding,
     decision: Decision,
     encounter: uuid.UUID,
     group: EncounterGroup,
@@ -171,7 +177,9 @@ def _by_machine(
         return decision.best.key, decision.best.name
     if decision.outcome == NEW_INDIVIDUAL:
         deer = opened_deer_id(encounter)
-        name = f"{log_book.OPENED_PREFIX}{log_book.next_opened_number(session):04d}"
+        number = work.next_number or log_book.next_opened_number(session)
+        work.next_number = number + 1
+        name = f"{log_book.OPENED_PREFIX}{number:04d}"
         stage = _agreed_stage(rows)
         sex = agreed_sex([group.sex])
         log_book.add_deer(session, deer, name, classification_of(sex, stage), stage, "machine", seen)

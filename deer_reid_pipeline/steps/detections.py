@@ -4,32 +4,55 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.errors import DropError
 from deer_reid_pipeline.ingest.records import BoxRecord
 from deer_reid_pipeline.progress import report
+from deer_reid_pipeline.reid.encounters import iou
 from deer_reid_pipeline.reid.vocabulary import UNKNOWN
-from deer_reid_pipeline.steps.images import in_batches
+from deer_reid_pipeline.steps.drops import in_transaction
+from deer_reid_pipeline.steps.images import from_the_disk, gone, in_batches, unreadable_now
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.drops import (
+    TRIED_AGAIN,
     QuarantineRow,
     add_quarantine,
     add_warnings,
     get_drop,
     media_with_image,
+    note_look,
+    quarantine_of,
+    remove_quarantine,
 )
 from deer_reid_pipeline.store.ids import detection_id
-from deer_reid_pipeline.store.media import WHOLE_FRAME, add_detections, images_with_detections, supersede_whole_frames
+from deer_reid_pipeline.store.media import (
+    WHOLE_FRAME,
+    StoredBox,
+    add_detections,
+    boxes_in,
+    images_with_detections,
+    move_boxes,
+    recount_sightings,
+    supersede_machine_boxes,
+)
 from deer_reid_pipeline.store.models import DropMedia, Image
 from deer_reid_pipeline.vision.decode import ImageError, decode_image
 from deer_reid_pipeline.vision.detectors import Detector, open_detector
 
+Box = tuple[float, float, float, float]
+
 BATCH = 64
 
 MANIFEST = "manifest"
+
+SAME_ANIMAL = 0.5
+"""Boxes of one picture that overlap by this much (IoU) are one animal, whoever drew them."""
 
 
 @dataclass
@@ -48,21 +71,27 @@ def store_detections(site: Site, drop_key: str) -> DetectionReport:
     """Store the boxes of a drop, one transaction a batch of pictures.
 
     A picture whose boxes the drop gives gets those. Otherwise a picture that already has detections keeps them, and
-    for the rest the detector is asked; without one the whole frame is one detection, flagged by its source. Whole
-    frames give way as soon as a table or a detector has looked at the picture.
+    for the rest the detector is asked; without one the whole frame is one detection, flagged by its source. A box of
+    an animal that is known keeps the detection that it has, and machine boxes that a table or a detector does not
+    find again are retired.
+
+    Raises:
+        DropError: a file cannot be read now (the disk, not the file); running again goes on.
     """
     with site.database.session() as session:
         drop = get_drop(session, drop_key)
         assert drop is not None
         root, wanted = Path(drop.root), drop.detector
         media = _one_file_a_picture(media_with_image(session, drop_key))
+        refused = _named_in(quarantine_of(session, drop_key))
     detector = None
     if any(asks_detector(item.boxes, wanted) for item, _ in media):
         detector = open_detector(wanted, site.settings.weight_search_dirs)
     result = DetectionReport(detector.name if detector else MANIFEST)
+    work = _Work(drop_key, root, wanted, drop.sealed_at, detector, refused)
     done = 0
     for batch in in_batches(media, BATCH):
-        _store_batch(site, drop_key, root, wanted, detector, batch, result)
+        _store_batch(site, work, batch, result)
         done += len(batch)
         report("detections", done, len(media))
     if result.whole_frames:
@@ -77,48 +106,151 @@ _WHOLE_FRAME_WARNING = (
 )
 
 
-def _store_batch(
-    site: Site,
-    drop_key: str,
-    root: Path,
-    wanted: str,
-    detector: Detector | None,
-    batch: Sequence[tuple[DropMedia, Image]],
-    result: DetectionReport,
-) -> None:
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for every batch of a drop."""
+
+    drop_key: str
+    root: Path
+    wanted: str
+    sealed_at: datetime
+    detector: Detector | None
+    refused: set[str]
+    """Pictures of which the drop says something that could not be used: without boxes they are not blank."""
+
+
+@dataclass
+class _Batch:
+    """What is to be stored of a batch of pictures."""
+
+    boxes: list[tuple[Image, list[BoxRecord], str]] = field(default_factory=list)
+    spoken: list[uuid.UUID] = field(default_factory=list)
+    looked_at: list[str] = field(default_factory=list)
+    bad: list[QuarantineRow] = field(default_factory=list)
+
+
+def _store_batch(site: Site, work: _Work, batch: Sequence[tuple[DropMedia, Image]], result: DetectionReport) -> None:
+    detector = work.detector
     real = detector is not None and detector.name != WHOLE_FRAME
-    rest = [pair for pair in batch if asks_detector(pair[0].boxes, wanted)]
+    rest = [pair for pair in batch if asks_detector(pair[0].boxes, work.wanted)]
     with site.database.session() as session:
         known = images_with_detections(session, [image.id for _, image in rest], whole_frames=not real)
-    rows: list[dict[str, Any]] = []
-    bad: list[QuarantineRow] = []
-    looked_at: list[uuid.UUID] = []
+    found = _Batch()
+    failure: DropError | None = None
     for item, image in batch:
-        if not asks_detector(item.boxes, wanted):
+        if not asks_detector(item.boxes, work.wanted):
             boxes = [BoxRecord.from_json(box) for box in item.boxes or []]
             result.from_manifest += len(boxes)
-            source, replaces = MANIFEST, bool(boxes)
-        elif image.id in known:
+            source, speaks = MANIFEST, bool(boxes) or item.file_path not in work.refused
+        elif image.id in known or (detector is not None and item.looked_at_by == detector.name):
             result.known += 1
             continue
         else:
             assert detector is not None
-            try:
-                boxes = detect_boxes(detector, root / item.file_path, site.settings.min_confidence)
-            except (ImageError, OSError) as error:
-                bad.append(QuarantineRow(item.file_path, "unreadable", f"cannot be read for detection: {error}"))
+            looked = _detected(detector, work.root / item.file_path, item.file_path, site.settings.min_confidence)
+            if isinstance(looked, DropError):
+                failure = looked
+                break
+            if isinstance(looked, QuarantineRow):
+                found.bad.append(looked)
                 continue
-            source, replaces = detector.name, real
+            boxes = looked
+            found.looked_at.append(item.file_path)
+            source, speaks = detector.name, real
             result.detected += len(boxes) if real else 0
             result.whole_frames += 0 if real else len(boxes)
         result.blank += not boxes
-        rows += [_row(image, box, source) for box in boxes]
-        if replaces:
-            looked_at.append(image.id)
-    with site.database.session() as session:
-        add_detections(session, rows)
-        supersede_whole_frames(session, looked_at)
-        add_quarantine(session, drop_key, bad)
+        found.boxes.append((image, boxes, source))
+        if speaks:
+            found.spoken.append(image.id)
+    in_transaction(site.database, lambda session: _write(session, work, found))
+    if failure is not None:
+        raise failure
+
+
+def _detected(
+    detector: Detector, path: Path, file_path: str, min_confidence: float
+) -> list[BoxRecord] | QuarantineRow | DropError:
+    try:
+        return detect_boxes(detector, path, min_confidence)
+    except ImageError as error:
+        cause = from_the_disk(error)
+        if cause is not None:
+            return unreadable_now(path, cause)
+        return QuarantineRow(file_path, "unreadable", f"cannot be read for detection: {error}")
+    except OSError as error:
+        return gone(path, file_path) or unreadable_now(path, error)
+
+
+def _write(session: Session, work: _Work, found: _Batch) -> None:
+    images = [image.id for image, _, _ in found.boxes]
+    stored = boxes_in(session, images)
+    rows: list[dict[str, Any]] = []
+    moved: list[dict[str, Any]] = []
+    for image, boxes, source in found.boxes:
+        _place(image, boxes, source, work.sealed_at, stored.get(image.id, []), rows, moved)
+    retired = {box.id for boxes in stored.values() for box in boxes if box.superseded}
+    add_detections(session, rows)
+    move_boxes(session, moved)
+    lost = supersede_machine_boxes(session, found.spoken, [row["id"] for row in rows], MANIFEST)
+    if lost or any(row["id"] in retired for row in rows):
+        recount_sightings(session, images)
+    if work.detector is not None:
+        note_look(session, work.drop_key, found.looked_at, work.detector.name)
+    remove_quarantine(session, work.drop_key, found.looked_at, TRIED_AGAIN)
+    add_quarantine(session, work.drop_key, found.bad)
+
+
+def _place(
+    image: Image,
+    boxes: Sequence[BoxRecord],
+    source: str,
+    sealed_at: datetime,
+    stored: Sequence[StoredBox],
+    rows: list[dict[str, Any]],
+    moved: list[dict[str, Any]],
+) -> None:
+    """Make the rows of one picture's boxes; a box of an animal that is known gets the id of its detection."""
+    standing = [box for box in stored if not box.superseded]
+    same = match_boxes([(box.x, box.y, box.width, box.height) for box in boxes], [box.box for box in standing])
+    taken = {standing[column].id for column in same.values()} | {box.id for box in standing}
+    for position, box in enumerate(boxes):
+        row = _row(image, box, source, sealed_at)
+        if position in same:
+            before = standing[same[position]]
+            if _trust(source) > _trust(before.source):
+                moved.append({**row, "id": before.id})
+            row["id"] = before.id
+        else:
+            while row["id"] in taken:  # the detection that was there first has moved away since
+                row["id"] = uuid.uuid5(row["id"], "another animal")
+            taken.add(row["id"])
+        rows.append(row)
+
+
+def match_boxes(new: Sequence[Box], known: Sequence[Box]) -> dict[int, int]:
+    """Pairs new boxes with known ones of the same picture, one to one, the best overlap first."""
+    overlaps = sorted(
+        (-overlap, row, column)
+        for row, box in enumerate(new)
+        for column, other in enumerate(known)
+        if (overlap := iou(box, other)) >= SAME_ANIMAL
+    )
+    pairs: dict[int, int] = {}
+    for _, row, column in overlaps:
+        if row not in pairs and column not in pairs.values():
+            pairs[row] = column
+    return pairs
+
+
+def _trust(source: str | None) -> int:
+    """Whose box an animal keeps: a table's (or one from before the enhancement), a detector's, the whole frame."""
+    return 2 if source in (None, MANIFEST) else 0 if source == WHOLE_FRAME else 1
+
+
+def _named_in(rows: Sequence[QuarantineRow]) -> set[str]:
+    """Files that quarantine entries are about: "a.jpg", or "observations.csv:12 (a.jpg)"."""
+    return {row.file for row in rows} | {row.file.partition(" (")[2][:-1] for row in rows if row.file.endswith(")")}
 
 
 def _one_file_a_picture(media: list[tuple[DropMedia, Image]]) -> list[tuple[DropMedia, Image]]:
@@ -171,9 +303,10 @@ def detect_boxes(detector: Detector, path: Path, min_confidence: float) -> list[
     ]
 
 
-def _row(image: Image, box: BoxRecord, source: str) -> dict[str, Any]:
+def _row(image: Image, box: BoxRecord, source: str, sealed_at: datetime) -> dict[str, Any]:
     if not image.width or not image.height:
         raise DropError(f"picture {image.filename} is stored without its size: run `deer-reid process` again")
+    said = box.individual_id or box.viewpoint or box.life_stage or box.classification != UNKNOWN
     return {
         "id": detection_id(image.id, (box.x, box.y, box.width, box.height)),
         "image_id": image.id,
@@ -193,4 +326,5 @@ def _row(image: Image, box: BoxRecord, source: str) -> dict[str, Any]:
         "viewpoint": box.viewpoint,
         "life_stage": box.life_stage,
         "given_individual": box.individual_id,
+        "given_at": sealed_at if said and source == MANIFEST else None,
     }

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.ingest import DropContents, SealedDrop, read_drop, seal_drop
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.store.drops import QuarantineRow, add_drop, get_drop
-from deer_reid_pipeline.store.models import Drop
+from deer_reid_pipeline.store.database import Database
+from deer_reid_pipeline.store.drops import QuarantineRow, add_drop, find_again, get_drop, media_with_image
+from deer_reid_pipeline.store.media import move_images
 from deer_reid_pipeline.vision.model_files import sha256_of
+
+T = TypeVar("T")
+
+_DEADLOCK = "40P01"
+
+
+def in_transaction(database: Database, work: Callable[[Session], T]) -> T:
+    """Do the work in one transaction, and once more where the database ended it to break a deadlock."""
+    try:
+        with database.session() as session:
+            return work(session)
+    except DBAPIError as error:
+        if getattr(error.orig, "pgcode", None) != _DEADLOCK:
+            raise
+    with database.session() as session:
+        return work(session)
 
 
 def with_zone(moment: datetime | None) -> datetime | None:
@@ -32,8 +52,10 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
     tag = _tag(site, detector)
     sealed = seal_drop(folder, tag=tag, progress=lambda done, total: report("sealing", done, total))
     with site.database.session() as session:
-        if get_drop(session, sealed.key) is not None:
-            return sealed
+        known = get_drop(session, sealed.key) is not None
+    if known:
+        in_transaction(site.database, lambda session: _find_again(session, sealed))
+        return sealed
     contents = read_drop(sealed, min_confidence=site.settings.min_confidence)
     hashes = {file.rel: file.sha256 for file in sealed.files}
     media = [
@@ -49,20 +71,30 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
         for position, item in enumerate(contents.media)
     ]
     media += _copies(contents, hashes, start=len(media))
-    drop = Drop(
-        key=sealed.key,
-        name=sealed.name,
-        root=str(sealed.root),
-        digest=sealed.digest,
-        layout=contents.layout,
-        detector=detector,
-        warnings=list(contents.warnings),
-    )
+    drop = {
+        "key": sealed.key,
+        "name": sealed.name,
+        "root": str(sealed.root),
+        "digest": sealed.digest,
+        "layout": contents.layout,
+        "detector": detector,
+        "warnings": list(contents.warnings),
+    }
     quarantined = [QuarantineRow(entry.file, entry.code, entry.reason) for entry in contents.quarantined]
     with site.database.session() as session:
-        if get_drop(session, sealed.key) is None:
-            add_drop(session, drop, media, quarantined)
+        add_drop(session, drop, media, quarantined)
     return sealed
+
+
+def _find_again(session: Session, sealed: SealedDrop) -> None:
+    """A drop that is sealed again may lie elsewhere by now; its pictures are where they are now."""
+    find_again(session, sealed.key, str(sealed.root))
+    moved = {
+        image.id: str(sealed.root / media.file_path)
+        for media, image in reversed(media_with_image(session, sealed.key))
+        if not Path(image.path).is_file()
+    }
+    move_images(session, moved)
 
 
 def _tag(site: Site, detector: str) -> str:

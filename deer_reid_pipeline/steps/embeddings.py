@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.crops import SPEC, store_crops
-from deer_reid_pipeline.steps.images import in_batches
+from deer_reid_pipeline.steps.drops import in_transaction
+from deer_reid_pipeline.steps.images import ascii_line, in_batches
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.store.media import crop_jobs, detections_without_vectors
+from deer_reid_pipeline.store.media import CropJob, crop_jobs, detections_without_vectors, forget_crops
 from deer_reid_pipeline.store.vectors import put_embeddings
 from deer_reid_pipeline.vision.crops import Pixels, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError
@@ -79,8 +80,7 @@ def _embed_batch(
     say: LogLine,
 ) -> None:
     made = embedder.embed(crops)
-    with site.database.session() as session:
-        put_embeddings(session, recipe.id, ids, made.vectors)
+    in_transaction(site.database, lambda session: put_embeddings(session, recipe.id, ids, made.vectors))
     result.embedded += len(ids)
     result.seconds.update(made.branch_seconds)
     times = ", ".join(f"{branch} {1000 * made.branch_seconds[branch]:.0f} ms" for branch in BRANCHES)
@@ -88,27 +88,42 @@ def _embed_batch(
 
 
 def _load(site: Site, batch: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], list[Pixels]]:
-    """Read the crops of a batch, cutting those that are not there; detections without one are left out."""
+    """Read the crops of a batch, cutting those that are not there; detections without one are left out.
+
+    A crop file that is not what was written is cut again, once.
+    """
+    found = _read(site, batch)
+    damaged = [key for key, pixels in found.items() if pixels is None]
+    if damaged:
+        with site.database.session() as session:
+            forget_crops(session, SPEC.id, damaged)
+        found.update(_read(site, damaged))
+    good = {key: pixels for key in batch if (pixels := found.get(key)) is not None}
+    return list(good), list(good.values())
+
+
+def _read(site: Site, batch: Sequence[uuid.UUID]) -> dict[uuid.UUID, Pixels | None]:
+    """Crops by detection; None where the file is not what was written, no entry where there is no crop."""
     store_crops_quietly(site, batch)
     with site.database.session() as session:
         jobs = crop_jobs(session, SPEC.id, detections=batch)
-    by_id = {job.detection_id: job for job in jobs}
-    ids: list[uuid.UUID] = []
-    crops: list[Pixels] = []
-    for key in batch:
-        job = by_id.get(key)
-        if job is None or job.crop_file is None:
-            continue
-        try:
-            crops.append(decode_crop(Path(site.settings.crops_dir / job.crop_file)))
-        except (ImageError, OSError) as error:
-            log.warning("crop %s cannot be read: %s", job.crop_file, error)
-            continue
-        ids.append(key)
-    return ids, crops
+    return {job.detection_id: _pixels(site, job) for job in jobs if job.crop_file is not None}
+
+
+def _pixels(site: Site, job: CropJob) -> Pixels | None:
+    assert job.crop_file is not None
+    try:
+        content = (site.settings.crops_dir / job.crop_file).read_bytes()
+        if hashlib.sha256(content).hexdigest() == job.crop_sha256:
+            return decode_crop(content)
+        reason = "it is not the file that was written"
+    except (ImageError, OSError) as error:
+        reason = str(error)
+    log.warning("crop %s cannot be used: %s", job.crop_file, ascii_line(reason))
+    return None
 
 
 def store_crops_quietly(site: Site, batch: Sequence[uuid.UUID]) -> None:
     """Make sure that the crops of a batch are on disk; what cannot be cut is found missing afterwards."""
-    for name in store_crops(site, detections=batch).lost:
-        log.warning("no crop: %s", name)
+    for line in store_crops(site, detections=batch).lost:
+        log.warning("no crop: %s", line)

@@ -59,7 +59,7 @@ def _undecided(row: DetectionRow) -> bool:
 
 
 def encounters_of(drop: DropToDecide, matcher: Matcher) -> list[EncounterGroup]:
-    """Undecided encounters: those named by a person first, then in time order."""
+    """Undecided encounters: those named by a person first, then event by event, in the order in which they begin."""
     sightings = [
         Sighting(
             key=row.id,
@@ -71,6 +71,7 @@ def encounters_of(drop: DropToDecide, matcher: Matcher) -> list[EncounterGroup]:
             sex=sex_of(row.classification),
             individual=row.given_individual,
             box=row.box,
+            viewpoint=row.viewpoint,
         )
         for row in drop.rows.values()
         if _undecided(row)
@@ -80,8 +81,13 @@ def encounters_of(drop: DropToDecide, matcher: Matcher) -> list[EncounterGroup]:
         if matcher.policy.unit == "picture":
             groups += [EncounterGroup(event, (member,), member.individual) for member in members]
         else:
-            groups += split_event(event, members, lambda items: _alike(drop, matcher, items))
-    return sorted(groups, key=lambda group: (group.individual is None, *_moment(group)))
+            groups += split_event(event, members, lambda items: _alike(drop, matcher, items), matcher.policy.new_below)
+    begins: dict[str, tuple[bool, datetime | int, int, str]] = {}
+    for group in groups:
+        begins[group.event] = min(begins.get(group.event, _moment(group)), _moment(group))
+    return sorted(
+        groups, key=lambda group: (group.individual is None, begins[group.event], group.event, _moment(group))
+    )
 
 
 def _moment(group: EncounterGroup) -> tuple[bool, datetime | int, int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,24 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from sqlalchemy.orm import Session
+
 from deer_reid_pipeline.errors import DropError
 from deer_reid_pipeline.progress import report
-from deer_reid_pipeline.steps.drops import with_zone
+from deer_reid_pipeline.steps.drops import in_transaction, with_zone
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.drops import (
+    MISSING_FILE,
+    TRIED_AGAIN,
     QuarantineRow,
     add_quarantine,
     add_warnings,
     get_drop,
+    has_images,
     link_copies,
     link_images,
-    media_with_image,
     media_without_image,
     pictures_of_other_drops,
     quarantine_of,
+    remove_quarantine,
 )
 from deer_reid_pipeline.store.ids import image_id
-from deer_reid_pipeline.store.media import add_images
+from deer_reid_pipeline.store.media import add_images, image_paths, move_images
 from deer_reid_pipeline.store.models import DropMedia
 from deer_reid_pipeline.vision.decode import ImageError, ImageInfo, inspect_image
 from deer_reid_pipeline.vision.model_files import sha256_of
@@ -50,11 +56,17 @@ def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
+def ascii_line(text: object) -> str:
+    """A text with names in it as one line that every log and terminal can show."""
+    return " ".join(str(text).split()).encode("ascii", "backslashreplace").decode("ascii")
+
+
 def store_images(site: Site, drop_key: str) -> ImageReport:
     """Check and store the pictures of a registered drop, one transaction a batch.
 
     Raises:
-        DropError: none of its files is a usable picture.
+        DropError: none of its files is a usable picture, or a file cannot be read now (the disk, not the file); then
+            what was read before it is stored, and running again goes on.
     """
     with site.database.session() as session:
         drop = get_drop(session, drop_key)
@@ -62,23 +74,26 @@ def store_images(site: Site, drop_key: str) -> ImageReport:
         root = Path(drop.root)
         todo = media_without_image(session, drop_key)
     stored = quarantined = 0
+    animated: list[str] = []
+    told: str | None = None
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for batch in in_batches(todo, BATCH):
             looked = list(pool.map(lambda media: _look(root, media), batch))
             good = [(media, info) for media, info in zip(batch, looked, strict=True) if isinstance(info, ImageInfo)]
             bad = [info for info in looked if isinstance(info, QuarantineRow)]
-            animated = [media.file_path for media, info in good if info.frames > 1]
-            with site.database.session() as session:
-                add_warnings(session, drop_key, [f"{f!a} is animated: its first frame was used" for f in animated])
-                add_images(session, [_row(root, drop_key, media, info) for media, info in good])
-                link_images(session, drop_key, [(media.file_path, image_id(media.sha256)) for media, _ in good])
-                add_quarantine(session, drop_key, bad)
+            animated += [media.file_path for media, info in good if info.frames > 1]
+            line = _animated_line(animated)
+            in_transaction(site.database, lambda session: _store(session, root, drop_key, good, bad, line, told))  # noqa: B023
+            told = line
+            for failure in looked:
+                if isinstance(failure, DropError):
+                    raise failure
             stored += len(good)
             quarantined += len(bad)
             report("images", stored + quarantined, len(todo))
     with site.database.session() as session:
         link_copies(session, drop_key)
-        if not media_with_image(session, drop_key):
+        if not has_images(session, drop_key):
             bad_files = quarantine_of(session, drop_key)
             first = "; ".join(f"{row.file}: {row.reason}" for row in bad_files[:3])
             raise DropError(f"the drop has no usable picture: {len(bad_files)} files or rows quarantined ({first})")
@@ -88,7 +103,35 @@ def store_images(site: Site, drop_key: str) -> ImageReport:
     return ImageReport(stored, quarantined)
 
 
-def _look(root: Path, media: DropMedia) -> ImageInfo | QuarantineRow:
+def _animated_line(files: Sequence[str]) -> str | None:
+    if not files:
+        return None
+    if len(files) == 1:
+        return f"{files[0]!a} is animated: its first frame was used"
+    return f"{len(files)} pictures are animated (first: {files[0]!a}): the first frame of each was used"
+
+
+def _store(
+    session: Session,
+    root: Path,
+    drop_key: str,
+    good: Sequence[tuple[DropMedia, ImageInfo]],
+    bad: Sequence[QuarantineRow],
+    warning: str | None,
+    instead_of: str | None,
+) -> None:
+    ids = add_images(session, [_row(root, drop_key, media, info) for media, info in good])
+    places = {ids[media.sha256]: str(root / media.file_path) for media, _ in good}
+    before = image_paths(session, list(places))
+    move_images(session, {key: place for key, place in places.items() if not Path(before[key]).is_file()})
+    link_images(session, drop_key, [(media.file_path, ids[media.sha256]) for media, _ in good])
+    remove_quarantine(session, drop_key, [media.file_path for media, _ in good], TRIED_AGAIN)
+    add_quarantine(session, drop_key, bad)
+    add_warnings(session, drop_key, [warning] if warning else [], instead_of=instead_of)
+
+
+def _look(root: Path, media: DropMedia) -> ImageInfo | QuarantineRow | DropError:
+    """What a file is: a picture, one for the quarantine, or unreadable now for a reason that is not its own."""
     path = root / media.file_path
     try:
         info = inspect_image(path)
@@ -96,9 +139,42 @@ def _look(root: Path, media: DropMedia) -> ImageInfo | QuarantineRow:
             return QuarantineRow(media.file_path, "changed_file", "the file changed after the drop was sealed")
         return info
     except ImageError as error:
+        cause = from_the_disk(error)
+        if cause is not None:
+            return unreadable_now(path, cause)
         return QuarantineRow(media.file_path, error.code, str(error))
     except OSError as error:
-        return QuarantineRow(media.file_path, "unreadable", f"cannot be read: {error.strerror or error}")
+        return gone(path, media.file_path) or unreadable_now(path, error)
+
+
+def from_the_disk(error: ImageError) -> OSError | None:
+    """The failure to read behind a failure to decode; None where the content is to blame.
+
+    Pillow's complaints about content are OSErrors without a number, but for seeking to where no file can reach.
+    """
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
+        return cause
+    return None
+
+
+def gone(path: Path, file_path: str) -> QuarantineRow | None:
+    """A quarantine row for a file that is no longer in its folder; None where it, or the folder, cannot be read."""
+    try:
+        if path.parent.is_dir() and not os.path.lexists(path):
+            return QuarantineRow(file_path, MISSING_FILE, "it is no longer in its folder; once it is, run again")
+    except OSError:
+        return None
+    return None
+
+
+def unreadable_now(path: Path, error: OSError) -> DropError:
+    """One line: which file cannot be read, and what to do."""
+    reason = error.strerror or type(error).__name__
+    return DropError(
+        ascii_line(f"{path} cannot be read now ({reason}): mount the disk, or make the file readable, and run again; ")
+        + " it goes on where it stopped"
+    )
 
 
 def _row(root: Path, drop_key: str, media: DropMedia, info: ImageInfo) -> dict[str, object]:

@@ -21,7 +21,7 @@ from deer_reid_pipeline.steps.encounter_groups import DropToDecide, encounters_o
 from deer_reid_pipeline.steps.profiles import refresh_stale
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import decisions as log_book
-from deer_reid_pipeline.store.search import GallerySource, open_gallery
+from deer_reid_pipeline.store.search import GallerySource, open_gallery, prepare_search
 
 __all__ = ["MatchReport", "match_drop"]
 
@@ -35,8 +35,8 @@ def match_drop(
 ) -> MatchReport:
     """Decide every undecided encounter of a drop, in one transaction and one drop at a time.
 
-    Identities that a person gave come first; the rest is decided in time order against everything known by then.
-    Running it again decides nothing twice.
+    Identities that a person gave come first; the rest is decided event by event in time order, against everything
+    known by then. Running it again decides nothing twice.
 
     Raises:
         DatabaseError: a detection has no vectors under the recipe.
@@ -44,7 +44,9 @@ def match_drop(
     say(matcher.describe())
     result = MatchReport()
     with site.database.session() as session:
-        log_book.lock_matching(session)
+        prepare_search(session, matcher.recipe.id, matcher.policy)
+    with site.database.session() as session:
+        log_book.lock_matching(session, say)
         refresh_stale(session, matcher.recipe.id)
         drop = load_drop(session, matcher, drop_key)
         groups = encounters_of(drop, matcher)
@@ -59,7 +61,8 @@ def match_drop(
 
 
 def _decide_all(session: Session, work: Deciding, groups: Sequence[EncounterGroup]) -> None:
-    gallery = open_gallery(session, work.matcher.recipe.id, work.matcher.policy)
+    deciding = {sighting.key for group in groups for sighting in group.sightings}
+    gallery = open_gallery(session, work.matcher.recipe.id, work.matcher.policy, without=deciding)
     ordinal = log_book.next_ordinal(session, work.drop.key)
     taken = _animals_by_picture(session, work.drop, groups)
     for position, group in enumerate(_best_first(work, gallery, groups)):
@@ -82,7 +85,7 @@ def _animals_by_picture(
 
 
 def _best_first(work: Deciding, gallery: GallerySource, groups: Sequence[EncounterGroup]) -> list[EncounterGroup]:
-    """Keep the order, but among animals that share a picture let the clearest one choose first."""
+    """Keep the order, in which an event's groups are neighbours, but let the clearest animal of each choose first."""
     result: list[EncounterGroup] = []
     index = 0
     while index < len(groups):

@@ -40,13 +40,13 @@ class DropDescription:
         if not self.quarantined:
             return "nothing"
         lines = ["| file | reason |", "|---|---|"]
-        lines += [f"| {_cell(row.file)} | {_cell(row.reason)} |" for row in self.quarantined[:most]]
+        lines += [f"| {markdown_text(row.file)} | {markdown_text(row.reason)} |" for row in self.quarantined[:most]]
         if len(self.quarantined) > most:
             lines.append(f"| and {len(self.quarantined) - most} more | |")
         return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Names come from outside: neither Markdown nor HTML of theirs may reach the page."""
     plain = text.encode("ascii", "backslashreplace").decode()
     for character, safe in (

@@ -56,9 +56,9 @@ def cropped_detections(session: Session, drop_key: str) -> set[uuid.UUID]:
 
 def undecided(session: Session, drop_key: str) -> int:
     """Encounters of the drop without a decision, plus its standing detections without an encounter."""
-    decided = select(MatchDecision.encounter_id)
+    decided = select(MatchDecision.id).where(MatchDecision.encounter_id == Encounter.id).exists()
     encounters = session.scalar(
-        select(func.count()).select_from(Encounter).where(Encounter.drop_key == drop_key, Encounter.id.not_in(decided))
+        select(func.count()).select_from(Encounter).where(Encounter.drop_key == drop_key, ~decided)
     )
     detections = session.scalar(
         select(func.count())

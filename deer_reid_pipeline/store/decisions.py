@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Numeric, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.reid.vocabulary import sex_of
 from deer_reid_pipeline.store.models import Deer, Detection, DropMedia, Encounter, Image, MatchDecision
 
+log = logging.getLogger(__name__)
+
 _MATCHING_LOCK = 0x0DEE_0002
 
 OPENED_PREFIX = "deer-"
 
 
-def lock_matching(session: Session) -> None:
-    """Let one transaction at a time decide identities: what one opens, the next must see."""
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MATCHING_LOCK})
+def lock_matching(session: Session, say: Callable[[str], None] = log.info) -> None:
+    """Let one transaction at a time decide identities: what one opens, the next must see.
+
+    Args:
+        say: is told once when another transaction has the lock and this one waits.
+    """
+    if session.scalar(select(func.pg_try_advisory_xact_lock(_MATCHING_LOCK))):
+        return
+    say("another drop is being decided; waiting")
+    session.execute(select(func.pg_advisory_xact_lock(_MATCHING_LOCK)))
 
 
 def next_opened_number(session: Session) -> int:
-    """The number for the name of the next individual that the matcher opens (deer-0001, ...)."""
-    names = session.scalars(select(Deer.name).where(Deer.name.like(f"{OPENED_PREFIX}%")))
-    numbers = [int(tail) for name in names if name and (tail := name[len(OPENED_PREFIX) :]).isdigit()]
-    return max(numbers, default=0) + 1
+    """The number for the name of the next individual that the matcher opens (deer-0001, ...).
+
+    It looks at every name: within a transaction ask once and count on.
+    """
+    number = func.substring(Deer.name, f"^{OPENED_PREFIX}([0-9]+)$")
+    last = session.scalar(select(func.max(cast(number, Numeric))))
+    return int(last or 0) + 1
 
 
 def find_named(session: Session, name: str) -> Deer | None:

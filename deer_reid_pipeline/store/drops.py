@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import UUID, Text, column, delete, exists, func, select, update, values
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -22,6 +22,13 @@ from deer_reid_pipeline.store.models import (
     MatchDecision,
     Quarantine,
 )
+
+MISSING_FILE = "missing_file"
+UNREADABLE = "unreadable"
+NO_CROP = "no_crop"
+
+TRIED_AGAIN = (MISSING_FILE, UNREADABLE)
+"""Codes of files that the next run looks at again: the reason may have been the disk and not the file."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +46,37 @@ def get_drop(session: Session, key: str) -> Drop | None:
 
 
 def add_drop(
-    session: Session, drop: Drop, media: Sequence[dict[str, Any]], quarantined: Iterable[QuarantineRow]
-) -> None:
-    """Store a sealed drop, its media rows and what was quarantined while reading it; all or nothing."""
-    session.add(drop)
-    session.flush()
+    session: Session, drop: dict[str, Any], media: Sequence[dict[str, Any]], quarantined: Iterable[QuarantineRow]
+) -> bool:
+    """Store a sealed drop, its media rows and what was quarantined while reading it; all or nothing.
+
+    Returns:
+        False where another process registered the drop first, and nothing was stored.
+    """
+    key = session.scalar(insert(Drop).values(**drop).on_conflict_do_nothing().returning(Drop.key))
+    if key is None:
+        return False
     if media:
-        session.execute(insert(DropMedia).on_conflict_do_nothing(), [{"drop_key": drop.key, **row} for row in media])
-    add_quarantine(session, drop.key, quarantined)
+        session.execute(insert(DropMedia).on_conflict_do_nothing(), [{"drop_key": key, **row} for row in media])
+    add_quarantine(session, key, quarantined)
+    return True
+
+
+def find_again(session: Session, key: str, root: str) -> None:
+    """A known drop was sealed again, so all of its files are in `root` now.
+
+    Pictures are read from there from now on, and a completed drop with files that were missing, or detections whose
+    picture could not be cut, is open again.
+    """
+    session.execute(update(Drop).where(Drop.key == key, Drop.root != root).values(root=root))
+    retried = (
+        select(Quarantine.id)
+        .join(DropMedia, (DropMedia.drop_key == Quarantine.drop_key) & (DropMedia.file_path == Quarantine.file))
+        .where(Quarantine.drop_key == key, Quarantine.code.in_((MISSING_FILE, NO_CROP)))
+    )
+    session.execute(
+        update(Drop).where(Drop.key == key, Drop.completed_at.is_not(None), exists(retried)).values(completed_at=None)
+    )
 
 
 def add_quarantine(session: Session, drop_key: str, rows: Iterable[QuarantineRow]) -> None:
@@ -56,13 +86,53 @@ def add_quarantine(session: Session, drop_key: str, rows: Iterable[QuarantineRow
         session.execute(insert(Quarantine).on_conflict_do_nothing(), values)
 
 
-def add_warnings(session: Session, drop_key: str, warnings: Sequence[str]) -> None:
-    """Add to what a person should know of a drop, without repeating a line."""
+def remove_quarantine(session: Session, drop_key: str, files: Sequence[str], codes: Sequence[str]) -> None:
+    """Take files out of the quarantine that turned out to be good."""
+    if files:
+        session.execute(
+            delete(Quarantine).where(
+                Quarantine.drop_key == drop_key, Quarantine.file.in_(files), Quarantine.code.in_(codes)
+            )
+        )
+
+
+def quarantine_without_crop(session: Session, images: Sequence[tuple[uuid.UUID, str]]) -> None:
+    """Record (picture, reason) of detections whose crop cannot be made, in every drop that holds the picture."""
+    reasons = dict(images)
+    media = session.execute(
+        select(DropMedia.drop_key, DropMedia.file_path, DropMedia.image_id)
+        .where(DropMedia.image_id.in_(reasons))
+        .order_by(DropMedia.drop_key, DropMedia.file_path)
+    )
+    for drop_key, file_path, image in media:
+        remove_quarantine(session, drop_key, [file_path], [NO_CROP])
+        add_quarantine(session, drop_key, [QuarantineRow(file_path, NO_CROP, reasons[image])])
+
+
+def release_cropped(session: Session, images: Sequence[uuid.UUID]) -> None:
+    """Take pictures all of whose crops could be made after all out of the quarantine, in every drop."""
+    session.execute(
+        delete(Quarantine).where(
+            Quarantine.code == NO_CROP,
+            DropMedia.drop_key == Quarantine.drop_key,
+            DropMedia.file_path == Quarantine.file,
+            DropMedia.image_id.in_(images),
+        )
+    )
+
+
+def add_warnings(session: Session, drop_key: str, warnings: Sequence[str], *, instead_of: str | None = None) -> None:
+    """Add to what a person should know of a drop, without repeating a line.
+
+    Args:
+        instead_of: a line that the new ones replace.
+    """
     if not warnings:
         return
-    drop = session.get(Drop, drop_key)
+    drop = session.get(Drop, drop_key, with_for_update=True)
     if drop is not None:
-        drop.warnings = list(dict.fromkeys([*(drop.warnings or []), *warnings]))
+        standing = [line for line in drop.warnings or [] if line != instead_of]
+        drop.warnings = list(dict.fromkeys([*standing, *warnings]))
 
 
 def quarantine_of(session: Session, drop_key: str) -> list[QuarantineRow]:
@@ -76,8 +146,8 @@ def quarantine_of(session: Session, drop_key: str) -> list[QuarantineRow]:
 
 
 def media_without_image(session: Session, drop_key: str) -> list[DropMedia]:
-    """Media of a drop whose picture is not stored and was not quarantined, in order."""
-    bad = select(Quarantine.file).where(Quarantine.drop_key == drop_key)
+    """Media of a drop whose picture is not stored and was not quarantined for good, in order."""
+    bad = select(Quarantine.file).where(Quarantine.drop_key == drop_key, Quarantine.code.not_in(TRIED_AGAIN))
     return list(
         session.scalars(
             select(DropMedia)
@@ -98,6 +168,11 @@ def media_with_image(session: Session, drop_key: str) -> list[tuple[DropMedia, I
     return [(media, image) for media, image in rows]
 
 
+def has_images(session: Session, drop_key: str) -> bool:
+    """Whether a picture of the drop is stored."""
+    return bool(session.scalar(select(exists().where(DropMedia.drop_key == drop_key, DropMedia.image_id.is_not(None)))))
+
+
 def drop_media_count(session: Session, drop_key: str) -> int:
     """Number of picture files of a drop that its tables and folder named, quarantined ones included."""
     return session.scalar(select(func.count()).select_from(DropMedia).where(DropMedia.drop_key == drop_key)) or 0
@@ -105,12 +180,42 @@ def drop_media_count(session: Session, drop_key: str) -> int:
 
 def link_images(session: Session, drop_key: str, pairs: Iterable[tuple[str, uuid.UUID]]) -> None:
     """Note which stored picture each (file path, image id) of the drop is."""
-    for file_path, image in pairs:
+    rows = sorted(pairs)
+    if not rows:
+        return
+    found = values(column("file_path", Text), column("image_id", UUID(as_uuid=True)), name="found").data(rows)
+    session.execute(
+        update(DropMedia)
+        .where(DropMedia.drop_key == drop_key, DropMedia.file_path == found.c.file_path)
+        .values(image_id=found.c.image_id)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def note_look(session: Session, drop_key: str, files: Sequence[str], detector: str) -> None:
+    """Note which detector looked at these files, so that a blank picture is not asked about again."""
+    if files:
         session.execute(
             update(DropMedia)
-            .where(DropMedia.drop_key == drop_key, DropMedia.file_path == file_path)
-            .values(image_id=image)
+            .where(DropMedia.drop_key == drop_key, DropMedia.file_path.in_(files))
+            .values(looked_at_by=detector)
+            .execution_options(synchronize_session=False)
         )
+
+
+def places_of(session: Session, images: Sequence[uuid.UUID]) -> dict[uuid.UUID, list[str]]:
+    """Files that are these pictures, by picture: where each drop that brought it had it, newest drop first."""
+    found: dict[uuid.UUID, list[str]] = {}
+    rows = session.execute(
+        select(DropMedia.image_id, Drop.root, DropMedia.file_path)
+        .join(Drop, Drop.key == DropMedia.drop_key)
+        .where(DropMedia.image_id.in_(images))
+        .order_by(Drop.sealed_at.desc(), DropMedia.ordinal)
+    )
+    for image, root, file_path in rows:
+        if image is not None:
+            found.setdefault(image, []).append(f"{root}/{file_path}")
+    return found
 
 
 def link_copies(session: Session, drop_key: str) -> None:

@@ -5,22 +5,31 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
-from sqlalchemy import func, select, text
+from sqlalchemy import LargeBinary, func, select, text
 from sqlalchemy.orm import Session
 
-from deer_reid_pipeline.reid.matching import Gallery, Known, MatchPolicy, Query
+from deer_reid_pipeline.reid.matching import Gallery, Known, MatchPolicy, Query, joined
 from deer_reid_pipeline.reid.similarity import BASELINE, FloatArray, VectorSet
 from deer_reid_pipeline.reid.vocabulary import sex_of
-from deer_reid_pipeline.store.models import Deer, Profile, ProfileExemplar
+from deer_reid_pipeline.store.models import VECTOR_SIZE, Deer, Detection, Profile, ProfileExemplar
 
 EXACT_LIMIT = 100_000
 """Up to this many exemplars of a branch every one is compared; above it HNSW proposes the candidates."""
 
 HNSW_M, HNSW_EF_CONSTRUCTION = 16, 64
+
+FETCH_ROWS = 2000
+"""Vectors are fetched in portions of this many rows."""
+
+_VECTOR_HEADER = 4
+"""Bytes before the numbers of a vector in pgvector's binary form, which numpy reads without parsing text."""
+
+_INDEX_LOCK = 0x0DEE_0003
 
 
 @dataclass(frozen=True)
@@ -106,19 +115,47 @@ def ensure_hnsw(session: Session, recipe_id: str, branch: str) -> str:
     return name
 
 
-def open_gallery(session: Session, recipe_id: str, policy: MatchPolicy) -> GallerySource:
-    """The gallery that a policy asks for, under a recipe."""
-    branches = sorted({BASELINE, *(branch for branch, weight in policy.weights.items() if weight)})
+def prepare_search(session: Session, recipe_id: str, policy: MatchPolicy) -> None:
+    """Build the HNSW indexes that a policy's gallery needs, if they are not there.
+
+    To be called in a transaction of its own before matching: building takes long and keeps others from writing
+    exemplars. Matching itself never builds an index; without one its search is exact, and slow.
+    """
+    proposing = _proposing(policy)
+    if policy.gallery != "exemplars" or not _is_large(session, recipe_id, proposing):
+        return
+    lacking = [b for b in proposing if session.scalar(select(func.to_regclass(hnsw_index_name(recipe_id, b)))) is None]
+    if lacking:
+        session.execute(select(func.pg_advisory_xact_lock(_INDEX_LOCK)))  # two processes do not build it at once
+    for branch in lacking:
+        ensure_hnsw(session, recipe_id, branch)
+
+
+def _proposing(policy: MatchPolicy) -> list[str]:
+    return sorted(branch for branch, weight in policy.weights.items() if weight)
+
+
+def _is_large(session: Session, recipe_id: str, branches: Sequence[str]) -> bool:
+    return max((count_exemplars(session, recipe_id, branch) for branch in branches), default=0) > EXACT_LIMIT
+
+
+def open_gallery(
+    session: Session, recipe_id: str, policy: MatchPolicy, without: Collection[Hashable] = frozenset()
+) -> GallerySource:
+    """The gallery that a policy asks for, under a recipe.
+
+    Args:
+        without: detections that do not count as exemplars, because they are about to be decided.
+    """
+    branches = sorted({BASELINE, *_proposing(policy)})
     if policy.matcher == "v1_resnet50":
         return GallerySource(session, recipe_id, policy, branches, _v1_column(session, recipe_id))
     if policy.gallery == "profile":
         return GallerySource(session, recipe_id, policy, branches, _profiles(session, recipe_id, branches))
-    if max((count_exemplars(session, recipe_id, branch) for branch in branches), default=0) > EXACT_LIMIT:
-        for branch in branches:
-            if policy.weights.get(branch):
-                ensure_hnsw(session, recipe_id, branch)
-        return GallerySource(session, recipe_id, policy, branches, None)
-    return GallerySource(session, recipe_id, policy, branches, load_exemplars(session, recipe_id, branches))
+    if _is_large(session, recipe_id, branches):
+        return GallerySource(session, recipe_id, policy, branches, None, without)
+    known = load_exemplars(session, recipe_id, branches, without=without)
+    return GallerySource(session, recipe_id, policy, branches, known)
 
 
 class GallerySource:
@@ -131,11 +168,13 @@ class GallerySource:
         policy: MatchPolicy,
         branches: Sequence[str],
         known: list[Known] | None,
+        without: Collection[Hashable] = frozenset(),
     ) -> None:
         self._session = session
         self._recipe_id = recipe_id
         self._branches = branches
-        self._proposing = [branch for branch in branches if policy.weights.get(branch)]
+        self._proposing = _proposing(policy)
+        self._without = without
         self._whole = None if known is None else Gallery(known)
         self._learned: dict[Hashable, Known] = {}
 
@@ -148,55 +187,86 @@ class GallerySource:
             for vector in query.vectors[branch].vectors:
                 found = nearest(self._session, self._recipe_id, branch, vector, candidates, method="hnsw")
                 owners.update(item.deer_id for item in found)
-        known = load_exemplars(self._session, self._recipe_id, self._branches, sorted(owners, key=str))
-        stored = [item for item in known if item.key not in self._learned]
+        stored = self._stored(sorted(owners - self._learned.keys(), key=str))
         return Gallery([*stored, *self._learned.values()])
 
     def learn(self, known: Known) -> None:
-        """Let later queries of this run see an individual; one with the same key gains exemplars."""
-        gallery = self._whole
-        before = gallery.get(known.key) if gallery is not None else self._learned.get(known.key)
-        if before is not None:
-            vectors = {
-                branch: VectorSet(
-                    known.vectors[branch].recipe_id,
-                    branch,
-                    np.concatenate([before.vectors[branch].vectors, known.vectors[branch].vectors]),
-                )
-                for branch in self._branches
-            }
-            sex = known.sex if before.sex == "unknown" else before.sex
-            known = Known(known.key, known.name, sex, vectors, [*before.viewpoints, *known.viewpoints])
-        if gallery is not None:
-            gallery.add(known)
-        else:
-            self._learned[known.key] = known
+        """Let later queries of this run see an individual; one that is known gains exemplars."""
+        if self._whole is not None:
+            self._whole.extend(known)
+            return
+        before = self._learned.get(known.key)
+        if before is None and isinstance(known.key, uuid.UUID):
+            before = next(iter(self._stored([known.key])), None)
+        self._learned[known.key] = known if before is None else joined(before, known)
+
+    def _stored(self, deer: Sequence[uuid.UUID]) -> list[Known]:
+        return load_exemplars(self._session, self._recipe_id, self._branches, deer, self._without)
 
 
 def load_exemplars(
-    session: Session, recipe_id: str, branches: Sequence[str], deer: Sequence[uuid.UUID] | None = None
+    session: Session,
+    recipe_id: str,
+    branches: Sequence[str],
+    deer: Sequence[uuid.UUID] | None = None,
+    without: Collection[Hashable] = frozenset(),
 ) -> list[Known]:
-    """Individuals (all, or these) with their exemplars under a recipe, ordered by name and id."""
-    query = (
-        select(ProfileExemplar, Deer.name, Deer.sex)
-        .join(Deer, Deer.id == ProfileExemplar.deer_id)
-        .where(ProfileExemplar.recipe_id == recipe_id, ProfileExemplar.branch.in_(branches))
-        .order_by(Deer.name, Deer.id, ProfileExemplar.detection_id)
+    """Individuals (all, or these) with their exemplars under a recipe, ordered by name and id.
+
+    An exemplar counts while its detection stands and is still that individual's, and where every branch has it. The
+    vectors of an individual are rows of one array a branch, so that 100,000 exemplars fit into memory.
+
+    Args:
+        without: detections that do not count.
+    """
+    if deer is not None and not deer:
+        return []
+    exemplars = (
+        select(ProfileExemplar.deer_id, ProfileExemplar.detection_id)
+        .join(Detection, Detection.id == ProfileExemplar.detection_id)
+        .where(
+            ProfileExemplar.recipe_id == recipe_id,
+            Detection.deer_id == ProfileExemplar.deer_id,
+            ~Detection.superseded,
+        )
     )
     if deer is not None:
-        query = query.where(ProfileExemplar.deer_id.in_(deer))
-    grouped: dict[uuid.UUID, dict[str, list[ProfileExemplar]]] = defaultdict(lambda: defaultdict(list))
-    about: dict[uuid.UUID, tuple[str, str]] = {}
-    for exemplar, name, sex in session.execute(query):
-        grouped[exemplar.deer_id][exemplar.branch].append(exemplar)
-        about[exemplar.deer_id] = (name or str(exemplar.deer_id)[:8], sex_of(sex))
+        exemplars = exemplars.where(ProfileExemplar.deer_id.in_(deer))
+    listed = session.execute(
+        exemplars.add_columns(ProfileExemplar.viewpoint, Deer.name, Deer.sex)
+        .join(Deer, Deer.id == ProfileExemplar.deer_id)
+        .where(ProfileExemplar.branch == branches[0])
+        .order_by(Deer.name, Deer.id, ProfileExemplar.detection_id)
+    ).all()
+    rows = [row for row in listed if row.detection_id not in without]
+    place = {(row.deer_id, row.detection_id): index for index, row in enumerate(rows)}
+    matrices = {branch: np.empty((len(rows), VECTOR_SIZE), dtype=np.float32) for branch in branches}
+    complete = np.ones(len(rows), dtype=bool)
+    for branch, matrix in matrices.items():
+        found = np.zeros(len(rows), dtype=bool)
+        for key, detection, vector in session.execute(
+            exemplars.add_columns(func.vector_send(ProfileExemplar.vector, type_=LargeBinary)).where(
+                ProfileExemplar.branch == branch
+            ),
+            execution_options={"yield_per": FETCH_ROWS},
+        ):
+            index = place.get((key, detection))
+            if index is not None:
+                matrix[index] = np.frombuffer(vector, dtype=">f4", offset=_VECTOR_HEADER)
+                found[index] = True
+        complete &= found
+    if not complete.all():
+        rows = [row for row, kept in zip(rows, complete, strict=True) if kept]
+        matrices = {branch: matrix[complete] for branch, matrix in matrices.items()}
     result = []
-    for key, by_branch in grouped.items():
-        shared = set.intersection(*({e.detection_id for e in by_branch[branch]} for branch in branches))
-        rows = {b: [e for e in by_branch[b] if e.detection_id in shared] for b in branches}
-        if shared:
-            vectors = {b: VectorSet(recipe_id, b, _stack([e.vector for e in items])) for b, items in rows.items()}
-            result.append(Known(key, *about[key], vectors, [e.viewpoint for e in rows[branches[0]]]))
+    start = 0
+    for key, members in groupby(rows, key=lambda row: row.deer_id):
+        items = list(members)
+        part = slice(start, start + len(items))
+        vectors = {branch: VectorSet(recipe_id, branch, matrix[part]) for branch, matrix in matrices.items()}
+        name, sex = items[0].name or str(key)[:8], sex_of(items[0].sex)
+        result.append(Known(key, name, sex, vectors, [item.viewpoint for item in items]))
+        start = part.stop
     return result
 
 

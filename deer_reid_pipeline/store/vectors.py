@@ -27,6 +27,7 @@ def put_embeddings(
         for branch, matrix in vectors.items()
         for row, key in enumerate(ids)
     ]
+    rows.sort(key=lambda row: (str(row["detection_id"]), str(row["branch"])))  # one order for all: no deadlock
     if not rows:
         return
     statement = insert(Embedding)

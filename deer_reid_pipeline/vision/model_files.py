@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     import torch
 
 _CHUNK = 1 << 20
-_known: dict[tuple[str, int, int], str] = {}
+_known: dict[tuple[str, int, int, int, int, int], str] = {}
 _known_lock = threading.Lock()
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hex. Remembered in this process while size and modification time stay the same."""
+    """SHA-256 of a file, hex. Remembered in this process while the file, its size and its times stay the same.
+
+    The time of the inode's last change is compared too: it cannot be set back as the modification time can.
+    """
     facts = path.stat()
-    key = (str(path.resolve()), facts.st_size, facts.st_mtime_ns)
+    key = (str(path.resolve()), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     with _known_lock:
         if key in _known:
             return _known[key]

@@ -19,6 +19,7 @@ from deer_reid_pipeline.reid.matching import (
     MatchPolicy,
     Query,
     decide,
+    joined,
     score_individuals,
 )
 from deer_reid_pipeline.reid.similarity import VectorSet, unit
@@ -165,6 +166,44 @@ def test_scores_equal_the_brute_force_reference(seed: int) -> None:
         atol=1e-5,
         equal_nan=True,
     )
+
+
+@given(st.integers(0, 10_000))
+def test_a_gallery_that_grew_scores_like_one_made_at_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = []
+    for n in rng.integers(0, 4, 12).tolist():
+        count = int(rng.integers(1, 4))
+        views = [VIEWS[i] for i in rng.integers(0, len(VIEWS), count)]
+        parts.append(known(f"N{n}", *rng.uniform(0, 180, count).tolist(), views=views))
+    asked = query(*rng.uniform(0, 180, 3).tolist(), views=[VIEWS[i] for i in rng.integers(0, len(VIEWS), 3)])
+    whole = Gallery()
+    for part in parts:
+        before = whole.get(part.key)
+        whole.add(part if before is None else joined(before, part))
+    grown = Gallery()
+    for part in parts:
+        grown.extend(part)
+        score_individuals(asked, grown, ONE)
+    assert [animal.key for animal in grown.individuals] == [animal.key for animal in whole.individuals]
+    np.testing.assert_allclose(
+        score_individuals(asked, grown, ONE), brute_force(asked, whole, ONE), atol=1e-5, equal_nan=True
+    )
+
+
+def test_a_growing_gallery_is_not_stacked_again() -> None:
+    gallery = Gallery([known("A", 0)])
+    gallery.extend(known("B", 10))
+    buffer = gallery.stacked(["multiscale"])[0]["multiscale"].vectors.base
+    for n in range(100):
+        gallery.extend(known(f"N{n}", 20))
+        gallery.extend(known("A", 30))
+        vectors = gallery.stacked(["multiscale"])[0]["multiscale"].vectors
+        assert vectors.base is buffer
+    assert len(vectors) == 202
+    other = known("A", 0, recipe="other")
+    with pytest.raises(RecipeMismatchError):
+        gallery.extend(other)
 
 
 def test_decisions_do_not_depend_on_the_order_of_the_gallery() -> None:

@@ -1,5 +1,7 @@
 """From a drop to crops: `image_drops`, `images`, `detections`, `detection_crops`."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from deer_reid_pipeline.defs.metadata import columns, contact_sheet
@@ -9,11 +11,13 @@ from deer_reid_pipeline.steps.contact_sheets import SheetItem
 from deer_reid_pipeline.steps.crops import SPEC, store_crops
 from deer_reid_pipeline.steps.detections import store_detections
 from deer_reid_pipeline.steps.images import store_images
-from deer_reid_pipeline.steps.summary import describe_drop
+from deer_reid_pipeline.steps.summary import describe_drop, markdown_text
 from deer_reid_pipeline.store.drops import summarize_drop
 from deer_reid_pipeline.store.media import detections_of_drop
 
 GROUP = "ingest"
+
+MOST_WARNINGS = 50
 
 
 @dg.asset(
@@ -31,10 +35,18 @@ def image_drops(context: dg.AssetExecutionContext, site: SiteResource) -> dg.Mat
             "layout": drop.layout,
             "pictures": drop.pictures,
             "quarantined": len(drop.quarantined),
-            "warnings": dg.MetadataValue.md("\n".join(f"- {line}" for line in drop.warnings) or "none"),
+            "warnings": dg.MetadataValue.md(_as_list(drop.warnings)),
         },
         data_version=dg.DataVersion(drop.digest),
     )
+
+
+def _as_list(lines: Sequence[str]) -> str:
+    """A Markdown list of the first lines; names in them come from outside."""
+    shown = [f"- {markdown_text(line)}" for line in lines[:MOST_WARNINGS]]
+    if len(lines) > MOST_WARNINGS:
+        shown.append(f"- and {len(lines) - MOST_WARNINGS} more")
+    return "\n".join(shown) or "none"
 
 
 @dg.asset(
