@@ -135,9 +135,13 @@ def _store_batch(site: Site, work: _Work, batch: Sequence[tuple[DropMedia, Image
     rest = [pair for pair in batch if asks_detector(pair[0].boxes, work.wanted)]
     with site.database.session() as session:
         known = images_with_detections(session, [image.id for _, image in rest], whole_frames=not real)
+        boxed = images_with_detections(session, [image.id for _, image in batch], whole_frames=False)
     found = _Batch()
     failure: DropError | None = None
     for item, image in batch:
+        if item.boxes and image.id in boxed and not says_anything(item.boxes):
+            result.known += 1
+            continue
         if not asks_detector(item.boxes, work.wanted):
             boxes = [BoxRecord.from_json(box) for box in item.boxes or []]
             result.from_manifest += len(boxes)
@@ -269,11 +273,19 @@ def asks_detector(boxes: Sequence[Mapping[str, Any]] | None, wanted: str) -> boo
     """
     if boxes is None:
         return True
-    said = any(
+    return wanted != "auto" and bool(boxes) and not any(_of_a_person(box) for box in boxes)
+
+
+def says_anything(boxes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a table's boxes say where an animal is, or something of it; a row without a box says neither."""
+    return any(not box.get("whole_picture") or _of_a_person(box) for box in boxes)
+
+
+def _of_a_person(box: Mapping[str, Any]) -> bool:
+    """Whether a box carries what only a person says: who, which flank, which age, which sex."""
+    return bool(
         box.get("individual_id") or box.get("viewpoint") or box.get("life_stage") or box.get("sex", UNKNOWN) != UNKNOWN
-        for box in boxes
     )
-    return wanted != "auto" and bool(boxes) and not said
 
 
 def detect_boxes(detector: Detector, path: Path, min_confidence: float) -> list[BoxRecord]:

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.reid.similarity import BASELINE, EFFICIENTNET, MULTISCALE, FloatArray
+from deer_reid_pipeline.store.media import cannot_be_cropped
 from deer_reid_pipeline.store.models import (
     Deer,
     Detection,
@@ -55,19 +56,18 @@ def cropped_detections(session: Session, drop_key: str) -> set[uuid.UUID]:
 
 
 def undecided(session: Session, drop_key: str) -> int:
-    """Encounters of the drop without a decision, plus its standing detections without an encounter."""
+    """Encounters of the drop without a decision, plus its standing detections without an encounter.
+
+    Detections that are quarantined because no crop of them can be made are not waited for.
+    """
     decided = select(MatchDecision.id).where(MatchDecision.encounter_id == Encounter.id).exists()
     encounters = session.scalar(
         select(func.count()).select_from(Encounter).where(Encounter.drop_key == drop_key, ~decided)
     )
     detections = session.scalar(
-        select(func.count())
-        .select_from(Detection)
-        .where(
-            Detection.image_id.in_(_images_of(drop_key)),
-            ~Detection.superseded,
-            Detection.encounter_id.is_(None),
-        )
+        select(func.count(func.distinct(Detection.id)))
+        .join(DropMedia, (DropMedia.image_id == Detection.image_id) & (DropMedia.drop_key == drop_key))
+        .where(~Detection.superseded, Detection.encounter_id.is_(None), ~cannot_be_cropped(drop_key))
     )
     return (encounters or 0) + (detections or 0)
 

@@ -550,3 +550,28 @@ def test_a_hash_is_not_remembered_for_a_changed_file_of_the_same_size_and_time(t
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert path.stat().st_mtime_ns == facts.st_mtime_ns
     assert sha256_of(path) != first
+
+
+def test_a_table_without_boxes_does_not_take_back_what_a_detector_found(
+    site: Site, herd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deer_reid_pipeline.steps import detections as step
+    from deer_reid_pipeline.vision.boxes import DetectedBox
+    from deer_reid_pipeline_tests.sites import part_of_herd
+
+    class Two:
+        """Finds two animals in every picture."""
+
+        name = "two"
+
+        def detect(self, pixels: object) -> list[DetectedBox]:
+            return [DetectedBox(0.1, 0.1, 0.3, 0.3, 0.9, "animal"), DetectedBox(0.6, 0.6, 0.3, 0.3, 0.9, "animal")]
+
+    source = sorted((herd / "images").rglob("*.jpg"))[0].relative_to(herd).as_posix()
+    folder = part_of_herd(herd, tmp_path / "bare", [{"filePath": source, "eventID": "e1"}])
+    monkeypatch.setattr(step, "open_detector", lambda *_: Two())
+    run_all(site, folder, "onnx")
+    _, summary = run_all(site, folder)
+    standing = query(site, "SELECT source, count(*) FROM detections WHERE NOT superseded GROUP BY 1")
+    assert [tuple(row) for row in standing] == [("two", 2)]
+    assert summary.detections == 2
