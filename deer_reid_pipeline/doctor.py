@@ -100,12 +100,12 @@ def _device(settings: Settings) -> Finding:
 
 
 def _detector(settings: Settings) -> Finding:
-    from deer_reid_pipeline.vision.detectors import open_detector
+    from deer_reid_pipeline.vision.detectors import WholeFrame, open_detector
 
     try:
         name = open_detector(settings.detector, settings.weight_search_dirs).name
     except DeerReidError as error:
         return Finding("detector", False, str(error))
-    if name == "whole_frame":
+    if name == WholeFrame.name:
         return Finding("detector", None, "none: pictures without boxes count as one animal each")
     return Finding("detector", True, name)

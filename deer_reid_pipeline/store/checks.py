@@ -8,10 +8,9 @@ import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from deer_reid_pipeline.reid.similarity import BASELINE, EFFICIENTNET, MULTISCALE, FloatArray
+from deer_reid_pipeline.reid.similarity import MULTISCALE, FloatArray
 from deer_reid_pipeline.store.media import cannot_be_cropped
 from deer_reid_pipeline.store.models import (
-    Deer,
     Detection,
     DetectionCrop,
     DropMedia,
@@ -19,7 +18,6 @@ from deer_reid_pipeline.store.models import (
     Encounter,
     Image,
     MatchDecision,
-    Profile,
     ProfileExemplar,
 )
 
@@ -107,27 +105,3 @@ def exemplar_count(session: Session, recipe_id: str) -> int:
         )
         or 0
     )
-
-
-def profile_columns(
-    session: Session, recipe_id: str
-) -> list[tuple[str, dict[str, FloatArray | None], bool, str | None]]:
-    """(name, vector by branch, whether v1 is from before the enhancement, embedding_version) of profiled individuals.
-
-    A v1 vector from before the enhancement may have any length.
-    """
-    profiled = select(Profile.deer_id).where(Profile.recipe_id == recipe_id)
-    rows = session.execute(select(Deer).where(Deer.id.in_(profiled)).order_by(Deer.name, Deer.id)).scalars()
-    return [
-        (
-            deer.name or str(deer.id),
-            {
-                BASELINE: deer.feature_vector,
-                MULTISCALE: deer.feature_vector_multiscale,
-                EFFICIENTNET: deer.feature_vector_efficientnet,
-            },
-            deer.vector_recipe_id is None,
-            deer.embedding_version,
-        )
-        for deer in rows
-    ]

@@ -249,11 +249,6 @@ def complete_drop(session: Session, drop_key: str, summary: dict[str, Any]) -> N
     )
 
 
-def forget_drop(session: Session, drop_key: str) -> None:
-    """Remove a drop that brought nothing, with its quarantine; refused by the database once it has encounters."""
-    session.execute(delete(Drop).where(Drop.key == drop_key))
-
-
 @dataclass(frozen=True)
 class DropSummary:
     """What a drop amounts to; matched and new count a person's identities and the machine's together."""

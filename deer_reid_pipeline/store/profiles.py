@@ -7,7 +7,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pgvector.sqlalchemy import Vector
 from sqlalchemy import case, delete, func, literal, select, update
@@ -202,37 +201,6 @@ def remove_empty_profiles(session: Session) -> int:
     session.execute(delete(ProfileExemplar).where(ProfileExemplar.deer_id.not_in(alive)))
     result = session.execute(delete(Profile).where(Profile.deer_id.not_in(alive)))
     return int(getattr(result, "rowcount", 0))
-
-
-def profile_table(session: Session, recipe_id: str) -> list[dict[str, Any]]:
-    """One row an individual: name, sex, sightings, exemplars left, right and other under a recipe."""
-    views = (
-        select(
-            ProfileExemplar.deer_id,
-            func.count().filter(ProfileExemplar.viewpoint == "left").label("left"),
-            func.count().filter(ProfileExemplar.viewpoint == "right").label("right"),
-            func.count().label("all"),
-        )
-        .where(ProfileExemplar.recipe_id == recipe_id, ProfileExemplar.branch == MULTISCALE)
-        .group_by(ProfileExemplar.deer_id)
-        .subquery()
-    )
-    rows = session.execute(
-        select(Deer.name, Deer.sex, Deer.sighting_count, views.c.left, views.c.right, views.c.all)
-        .join(views, views.c.deer_id == Deer.id)
-        .order_by(Deer.name, Deer.id)
-    )
-    return [
-        {
-            "individualID": name,
-            "sex": sex,
-            "sightings": sightings,
-            "left": left,
-            "right": right,
-            "other": every - left - right,
-        }
-        for name, sex, sightings, left, right, every in rows
-    ]
 
 
 @dataclass(frozen=True)

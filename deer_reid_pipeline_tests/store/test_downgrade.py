@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -44,13 +44,6 @@ def by_few_columns(url: str) -> None:
 
 
 SHAPES = {**owner.SHAPES, "fewer_columns": by_few_columns}
-
-
-@pytest.fixture
-def engine(empty_database_url: str) -> Iterator[Engine]:
-    made = create_engine(empty_database_url, poolclass=NullPool)
-    yield made
-    made.dispose()
 
 
 def run(engine: Engine, *statements: str) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,13 +21,6 @@ from deer_reid_pipeline.store import migrate
 from deer_reid_pipeline.store.models import OWNER_TABLES, Base, Deer, Detection, Image
 from deer_reid_pipeline_tests.conftest import REPO
 from deer_reid_pipeline_tests.store import owner
-
-
-@pytest.fixture
-def engine(empty_database_url: str) -> Iterator[Engine]:
-    made = create_engine(empty_database_url, poolclass=NullPool)
-    yield made
-    made.dispose()
 
 
 def run(engine: Engine, *statements: str) -> None:
