@@ -18,6 +18,7 @@ from deer_reid_pipeline.errors import RecipeMismatchError
 from deer_reid_pipeline.reid.similarity import (
     EFFICIENTNET,
     MULTISCALE,
+    FloatArray,
     VectorSet,
     cosine_matrix,
     fuse,
@@ -252,6 +253,15 @@ def flank_signs(viewpoints: Sequence[str | None]) -> np.ndarray:
     return np.array([FLANK_SIGN.get(view or "", 0) for view in viewpoints], dtype=np.int8)
 
 
+def fused_similarity(similarities: Mapping[str, FloatArray], policy: MatchPolicy) -> FloatArray:
+    """What the policy makes of the cosines of its branches, elementwise; float32, same shape, -1 to 1.
+
+    Args:
+        similarities: branch -> cosines, all of one shape.
+    """
+    return fuse(similarities, policy.weights)
+
+
 def score_individuals(query: Query, gallery: Gallery, policy: MatchPolicy) -> np.ndarray:
     """Fused similarity of a query to every individual of the gallery.
 
@@ -269,7 +279,7 @@ def score_individuals(query: Query, gallery: Gallery, policy: MatchPolicy) -> np
         return np.zeros(0)
     branches = [branch for branch, weight in policy.weights.items() if weight]
     stacked, owner, flanks = gallery.stacked(branches)
-    fused = fuse({b: cosine_matrix(query.vectors[b], stacked[b]) for b in branches}, policy.weights)
+    fused = fused_similarity({b: cosine_matrix(query.vectors[b], stacked[b]) for b in branches}, policy)
     same_or_unknown = np.multiply.outer(flank_signs(query.viewpoints), flanks) >= 0
     masked = np.where(same_or_unknown, fused, -np.inf)
     starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
@@ -297,11 +307,28 @@ def decide(
     Args:
         forbidden: individuals it cannot be, such as the other animals of the same picture.
     """
-    scores = score_individuals(query, gallery, policy)
+    return decide_scored(score_individuals(query, gallery, policy), gallery.individuals, query.sex, policy, forbidden)
+
+
+def decide_scored(
+    scores: np.ndarray,
+    individuals: Sequence[Known],
+    sex: str,
+    policy: MatchPolicy,
+    forbidden: frozenset[Hashable] = frozenset(),
+) -> Decision:
+    """Decide one encounter from its similarity to every individual.
+
+    Args:
+        scores: shape (n_individuals,), NaN where an individual cannot be compared.
+        individuals: in the order of the scores; only key, name and sex are read.
+        sex: of the encounter: male, female or unknown.
+        forbidden: individuals it cannot be.
+    """
     candidates: list[Candidate] = []
     incomparable = 0
-    for known, score in zip(gallery.individuals, scores.tolist(), strict=True):
-        differs = "unknown" not in (query.sex, known.sex) and query.sex != known.sex
+    for known, score in zip(individuals, scores.tolist(), strict=True):
+        differs = "unknown" not in (sex, known.sex) and sex != known.sex
         if known.key in forbidden or (differs and policy.sex_rule == "narrow"):
             continue
         if math.isnan(score):
