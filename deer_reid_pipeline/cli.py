@@ -6,19 +6,18 @@ standard error and a non-zero exit.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from deer_reid_pipeline import __version__
+from deer_reid_pipeline.commands.common import RESUME, Json, RecipeName, Verbose, emit, ready_site
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.shipped import shipped
 from deer_reid_pipeline.terminal import Console, Progress
@@ -32,8 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line and nothing else.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of every step.")]
 DetectorOption = Annotated[
     str | None,
     typer.Option(
@@ -47,22 +44,6 @@ DetectorOption = Annotated[
 
 INTERRUPTED = 130
 STOPPED = "stopped; running the command again goes on where it was"
-RESUME = "Nothing is lost: running the command again goes on where it was"
-
-
-class RecipeName(StrEnum):
-    """The built-in recipes."""
-
-    original = "original"
-    reference = "reference"
-    lite = "lite"
-    mobile = "mobile"
-
-
-def _emit(as_json: bool, value: dict[str, Any]) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(value, ensure_ascii=True, default=str) + "\n")
-        sys.stdout.flush()
 
 
 def _print_version(wanted: bool) -> None:
@@ -90,10 +71,10 @@ def init(
 ) -> None:
     """Make the home ready: database, migrations, weights, first release. Running it again changes nothing."""
     console = Console(as_json)
-    site = _ready_site(console)
+    site = ready_site(console)
     matcher = _matcher(site, fallback, console)
     console.say(f"Home {site.settings.home} is ready. {matcher.describe()}")
-    _emit(
+    emit(
         as_json,
         {
             "home": str(site.settings.home),
@@ -129,7 +110,7 @@ def process(
 
     started = time.perf_counter()
     console = Console(as_json)
-    site = _ready_site(console)
+    site = ready_site(console)
     matcher = _matcher(site, fallback, console)
     console.say(matcher.describe())
     if detector is not None:
@@ -155,7 +136,7 @@ def process(
         console.say(f"One row a detection: {output}")
     if finished:
         console.say(f"Drop {drop.key} was processed before: nothing was added to the database.")
-    _emit(
+    emit(
         as_json,
         {
             "drop": drop.key,
@@ -191,7 +172,7 @@ def serve(
 
     console = Console(False)
     check_port_is_free(host, port)
-    site = _ready_site(console)
+    site = ready_site(console)
     import dagster as dg
 
     with dg.DagsterInstance.get() as instance:
@@ -224,7 +205,7 @@ def reembed(
 
     started = time.perf_counter()
     console = Console(as_json)
-    site = _ready_site(console)
+    site = ready_site(console)
     chosen = site.build_recipe(recipe.value) if recipe else site.matcher().recipe
     options = {"recipe": recipe.value if recipe else "", "restart": not resume, "backlog": True}
     with Progress(console):
@@ -238,7 +219,7 @@ def reembed(
         f"Recipe {chosen.id}: {min(counts.values(), default=0)} detections have all vectors, "
         f"{profiles.individuals} individuals, {seconds:.1f} s."
     )
-    _emit(
+    emit(
         as_json,
         {
             "recipe": chosen.id,
@@ -273,7 +254,7 @@ def embed(
         result = embed_folder(settings, folder, output, recipe.value if recipe else None, detector or settings.detector)
     console.warnings(result.warnings, result.quarantined)
     console.say(f"{result.rows} detections under {result.recipe} written to {output}.")
-    _emit(
+    emit(
         as_json,
         {
             "rows": result.rows,
@@ -298,13 +279,13 @@ def export(
     console = Console(as_json)
     if target.suffix and target.suffix.lower() != ".csv" and not target.is_dir():
         raise DeerReidError(f"{target} is neither a .csv file nor a folder")
-    site = _ready_site(console)
+    site = ready_site(console)
     path = target if target.suffix.lower() == ".csv" else target / "observations.csv"
     with site.database.session() as session:
         rows = all_results(session)
     write_observations(path, rows)
     console.say(f"{len(rows)} detections written to {path}.")
-    _emit(as_json, {"rows": len(rows), "output": str(path)})
+    emit(as_json, {"rows": len(rows), "output": str(path)})
 
 
 @app.command()
@@ -316,7 +297,7 @@ def doctor(as_json: Json = False) -> None:
     findings = examine()
     for finding in findings:
         console.finding(finding.ok, finding.what, finding.detail)
-    _emit(as_json, {"ok": all(f.ok is not False for f in findings), "findings": [f.as_dict() for f in findings]})
+    emit(as_json, {"ok": all(f.ok is not False for f in findings), "findings": [f.as_dict() for f in findings]})
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
 
@@ -349,7 +330,7 @@ def sample(
     console.say(
         f"{herd.pictures} pictures with {herd.detections} deer of {herd.individuals} individuals in {herd.folder}."
     )
-    _emit(
+    emit(
         as_json,
         {
             "folder": str(herd.folder),
@@ -359,27 +340,6 @@ def sample(
             "encounters": herd.encounters,
         },
     )
-
-
-def _ready_site(console: Console) -> Any:
-    """Open the installation, making its database and schema where they are missing."""
-    from deer_reid_pipeline.defs.in_process import check_home_is_writable, prepare_instance
-    from deer_reid_pipeline.settings import load_settings
-    from deer_reid_pipeline.steps.site import Site
-    from deer_reid_pipeline.store.database import connect
-    from deer_reid_pipeline.store.migrate import current, head, upgrade
-
-    settings = load_settings()
-    check_home_is_writable(settings.home)
-    if settings.database_url is None and not (settings.home / "postgres").exists():
-        console.say(f"Making a database under {settings.home} (once) ...")
-    database = connect(settings)
-    if current(database.url) != head():
-        console.say("Bringing the database to this version's schema ...")
-        upgrade(database.url)
-    prepare_instance(settings, database.dagster_url)
-    database.check_revision()
-    return Site(settings, database)
 
 
 def _matcher(site: Any, fallback: RecipeName | None, console: Console) -> Any:

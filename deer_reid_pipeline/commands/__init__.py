@@ -1,0 +1,1 @@
+"""Groups of commands; `deer_reid_pipeline.cli` puts them together."""
