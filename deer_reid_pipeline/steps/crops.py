@@ -93,7 +93,7 @@ def _cut(folder: Path, group: list[CropJob], places: Sequence[str]) -> _Cut:
     """Cut the crops of one picture from where it was last, else from where a drop had it."""
     first = group[0]
     known = [first.path, *(place for place in places if place != first.path)]
-    path, reason = _find(known, first.image_sha256)
+    path, reason = find_picture(known, first.image_sha256)
     if path is None:
         line = ascii_line(f"{Path(first.path).name}: {reason}")
         return _Cut(first.image_id, lost=[line] * len(group), without=[job.detection_id for job in group])
@@ -101,7 +101,7 @@ def _cut(folder: Path, group: list[CropJob], places: Sequence[str]) -> _Cut:
     placed: list[tuple[CropJob, Box]] = []
     try:
         for job in group:
-            box = _shares(job, path)
+            box = box_in_shares(job, path)
             if box is None:
                 result.lost.append(ascii_line(f"{path.name}: detection {job.detection_id} has no box with an area"))
                 result.without.append(job.detection_id)
@@ -115,7 +115,7 @@ def _cut(folder: Path, group: list[CropJob], places: Sequence[str]) -> _Cut:
     return result
 
 
-def _find(places: Sequence[str], sha256: str | None) -> tuple[Path | None, str]:
+def find_picture(places: Sequence[str], sha256: str | None) -> tuple[Path | None, str]:
     """The first of these files that is the picture, or why none is. Without a sha256 the first that is there is it."""
     reason = ""
     for place in places:
@@ -145,7 +145,7 @@ def _store(folder: Path, job: CropJob, content: bytes) -> dict[str, Any]:
     }
 
 
-def _shares(job: CropJob, path: Path) -> Box | None:
+def box_in_shares(job: CropJob, path: Path) -> Box | None:
     """The box as shares of the picture, clipped to it; None when it has no area.
 
     Rows from before the enhancement have pixels, which need the picture's size.
