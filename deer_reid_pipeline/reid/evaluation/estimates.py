@@ -1,4 +1,4 @@
-"""Figures with their 95 % intervals: bootstrap over individuals, Clopper-Pearson for rates of independent trials.
+"""Figures with their 95 % intervals: bootstrap over individuals, Clopper-Pearson for rates.
 
 Comparisons that share an animal are not independent, so an interval over pairs or pictures would be far too narrow.
 Every metric is therefore given as a `Statistic`: a function of how often each individual counts. Drawing the
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
 
@@ -22,6 +23,9 @@ LEVEL = 0.95
 DRAWS = 2000
 FEWEST = 5
 """Below this many individuals a bootstrap says nothing, and the interval is everything possible."""
+
+FEWEST_FREEDOM = 4.0
+"""Degrees of freedom are not estimated to be fewer: from so little the estimate itself is noise."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,16 @@ def mean_of_individuals(values: Floats, low: float = 0.0, high: float = 1.0) -> 
 
 
 def estimate(statistic: Statistic, *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Estimate:
-    """The statistic with its interval: bootstrap over individuals, bias-corrected and accelerated.
+    """The statistic with its interval: bootstrap over individuals, studentised, on the logit scale.
 
-    BCa interval of Efron (1987, J. Am. Stat. Assoc. 82:171-185). Where all draws agree (no error in any trial) a
-    bootstrap would claim certainty; there the interval is Clopper-Pearson's over the individuals.
+    The standard error is that of the draws (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 6).
+    Where the statistic has bounds it is carried to the logit of its place between them, as the distribution near a
+    bound is skewed. The t quantile allows for how well so few individuals, some of them much heavier than others,
+    tell a standard error (Satterthwaite 1946, Biometrics Bulletin 2:110-114). BCa intervals (Efron 1987) were measured
+    too: with 20 to 80 individuals and a rate of 0.95 they held the truth 86 to 91 times in 100.
+
+    Where no individual differs from the others (no error in any trial) a bootstrap would claim certainty. There the
+    share of individuals that differ is at most Clopper-Pearson's for none of so many, and those could lie anywhere.
     """
     if statistic.n == 0 or statistic.taking_part == 0:
         return Estimate(float("nan"), statistic.low, statistic.high, 0, 0)
@@ -162,12 +172,19 @@ def clustered_rate(events: NDArray[np.int64], trials: NDArray[np.int64], *, leve
 
     The design effect is the variance of the ratio over individuals divided by that of independent trials (Korn and
     Graubard 1998, Survey Methodology 24:193-201). It is never taken to be below one, and where it cannot be told (no
-    event, or nothing but events) every individual counts as one trial.
+    event, or nothing but events) every individual counts as one trial. Their t correction, for a variance that is
+    itself uncertain, takes Satterthwaite's degrees of freedom; it does not push the effective number of trials below
+    that of individuals whose trials all end alike (Kish's), so that one trial an individual is plain Clopper-Pearson.
 
     Args:
         events: events of each individual; int (G,).
         trials: trials of each individual; int (G,).
+
+    Raises:
+        ValueError: more events than trials, or negative counts.
     """
+    if np.any(events < 0) or np.any(events > trials):
+        raise ValueError("an individual has more events than trials, or fewer than none")
     took_part = trials > 0
     events, trials = events[took_part], trials[took_part]
     clusters, total = len(trials), int(trials.sum())
@@ -180,47 +197,70 @@ def clustered_rate(events: NDArray[np.int64], trials: NDArray[np.int64], *, leve
         variance = clusters / (clusters - 1) * float((residual**2).sum()) / total**2
         independent = value * (1 - value) / total
         effective = total / max(1.0, variance / independent)
-        # A variance from few clusters is itself uncertain: Korn and Graubard's t correction.
-        if clusters > 2:
-            effective *= float((stats.norm.ppf(0.975) / stats.t.ppf(0.975, clusters - 1)) ** 2)
+        tail = (1 + level) / 2
+        freedom = _freedom(residual, clusters)
+        corrected = effective * float((stats.norm.ppf(tail) / stats.t.ppf(tail, freedom)) ** 2)
+        alike = total**2 / float((trials.astype(np.float64) ** 2).sum())
+        effective = max(corrected, min(effective, alike))
     low, high = clopper_pearson(value * effective, effective, level=level)
     return Estimate(value, low, high, total, clusters)
 
 
-def _interval(statistic: Statistic, draws: int, seed: int, level: float) -> tuple[float, float]:
-    if statistic.taking_part < FEWEST:
-        return statistic.low, statistic.high
-    individuals = statistic.individuals
+@lru_cache(maxsize=4)
+def drawn_weights(individuals: int, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """How often each individual is drawn when as many as there are, are drawn with replacement; (draws, individuals).
+
+    All metrics of one evaluation share one table of draws; it cannot be written to.
+    """
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(individuals, np.full(individuals, 1 / individuals), size=draws).astype(np.float64)
-    drawn = statistic.of(weights)
-    drawn = drawn[np.isfinite(drawn)]
+    weights.flags.writeable = False
+    return weights
+
+
+def _interval(statistic: Statistic, draws: int, seed: int, level: float) -> tuple[float, float]:
+    least, most, clusters = statistic.low, statistic.high, statistic.taking_part
+    weights = drawn_weights(statistic.individuals, draws, seed)
     value = statistic.value
-    if len(drawn) < draws / 2 or not np.isfinite(value):
-        return statistic.low, statistic.high
-    if np.ptp(drawn) < 1e-12:
-        return _without_spread(statistic, value, level)
-    below = (np.count_nonzero(drawn < value) + 0.5 * np.count_nonzero(drawn == value)) / len(drawn)
-    bias = stats.norm.ppf(np.clip(below, 1 / len(drawn), 1 - 1 / len(drawn)))
-    left_out = statistic.of(1.0 - np.eye(individuals))
-    left_out = left_out[np.isfinite(left_out)]
-    deviation = left_out.mean() - left_out
-    spread = float((deviation**2).sum())
-    acceleration = float((deviation**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
-    tails = stats.norm.ppf(np.array([(1 - level) / 2, (1 + level) / 2]))
-    shifted = bias + tails
-    places = stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
-    low, high = np.quantile(drawn, np.clip(places, 0, 1))
-    return float(min(low, value)), float(max(high, value))
+    if clusters < FEWEST or not np.isfinite(value):
+        return least, most
+    drawn = statistic.of(weights)
+    possible = np.isfinite(drawn)
+    if np.count_nonzero(possible) < draws / 2:
+        return least, most
+    drawn, weights = drawn[possible], weights[possible]
+    bounded = bool(np.isfinite([least, most]).all())
+    share = (value - least) / (most - least) if bounded else 0.5
+    if np.ptp(drawn) < 1e-12 or not 1e-9 < share < 1 - 1e-9:
+        return _without_spread(statistic, value, drawn, level)
+    # The draws have the variance of a sample, which falls short by (k - 1) / k of that of its population.
+    error = float(drawn.std() * np.sqrt(clusters / (clusters - 1)))
+    # What one more of an individual does, as the draws tell it (Efron 2014, J. Am. Stat. Assoc. 109:991-1007).
+    influence = (drawn - drawn.mean()) @ (weights - weights.mean(axis=0)) / len(drawn)
+    reach = float(stats.t.ppf((1 + level) / 2, _freedom(influence, clusters))) * error
+    if not bounded:
+        return value - reach, value + reach
+    width = most - least
+    reach /= width * share * (1 - share)
+    low, high = special.expit(special.logit(share) + np.array([-reach, reach]))
+    return float(least + width * low), float(least + width * high)
 
 
-def _without_spread(statistic: Statistic, value: float, level: float) -> tuple[float, float]:
+def _freedom(influence: Floats, clusters: int) -> float:
+    """Degrees of freedom of a variance that is a sum of squares, by its own variance; `FEWEST_FREEDOM` to k - 1."""
+    squares = influence**2
+    total = float(squares.sum())
+    variance = float((squares**2).sum()) - total**2 / clusters
+    freedom = 2 * total**2 / variance if variance > 0 else np.inf
+    return float(max(1.0, min(max(freedom, FEWEST_FREEDOM), clusters - 1)))
+
+
+def _without_spread(statistic: Statistic, value: float, drawn: Floats, level: float) -> tuple[float, float]:
     if not np.isfinite([statistic.low, statistic.high]).all():
-        return value, value
-    width = statistic.high - statistic.low
-    share = (value - statistic.low) / width
-    clusters = statistic.taking_part
-    low, high = clopper_pearson(round(share * clusters, 9), clusters, level=level)
-    if 0 < share < 1:  # equal everywhere, but not at an end: nothing to learn about the spread
-        return value, value
-    return statistic.low + low * width, statistic.low + high * width
+        return statistic.low, statistic.high
+    differing = clopper_pearson(0, statistic.taking_part, level=level)[1]
+    tail = (1 - level) / 2
+    reached = np.quantile(drawn, [tail, 1 - tail])
+    low = value - differing * (value - statistic.low)
+    high = value + differing * (statistic.high - value)
+    return float(min(low, reached[0])), float(max(high, reached[1]))

@@ -1,0 +1,210 @@
+"""What one evaluation shows about one release: the claims that the gate asks for, each a sentence with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scipy import optimize
+
+from deer_reid_pipeline.reid.evaluation.estimates import LEVEL, Estimate, Statistic, clopper_pearson, estimate
+from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation
+
+FPIR_BOUND = 0.05
+"""Share of searches for an unknown animal that may return a name."""
+
+CONFIDENCE = 0.95
+"""One-sided confidence with which an error rate is said to be below a bound."""
+
+FEWEST_RETURNING = 30
+"""Individuals seen in two or more encounters, below which an interval over individuals is too rough to act on."""
+
+FEWEST_IN_STRATUM = 10
+"""Individuals with a true mate in a stratum, below which it is named as not judged."""
+
+MIN_IMPROVEMENT = 0.01
+"""Smallest gain worth a release, and smallest loss that counts: one point of mAP, or of returning animals named.
+
+A monotone rescaling of similarity changes no rank, and one that is almost monotone changes mAP by less than this.
+"""
+
+MAX_STRATUM_LOSS = 0.10
+"""mAP that a stratum may lose while the average gains."""
+
+CONTROL_NEAR_CHANCE = 0.60
+"""ROC-AUC of the background alone up to which it counts as near chance (0.50)."""
+
+MIN_IDENTIFIED = 0.10
+"""Share of returning animals named, below which a matcher is a ranked shortlist and not an identification."""
+
+MIN_PAIR_PRECISION = 0.90
+"""Share of the encounter pairs put together that must be one animal: 12.5 % wrong ones bias a count by a third."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim: shown (True), refuted (False) or not to be told (None), in a sentence with its numbers."""
+
+    name: str
+    ok: bool | None
+    text: str
+
+
+def fewest_error_free(bound: float, confidence: float = CONFIDENCE) -> int:
+    """Independent trials without one error that are needed to say that the error rate is at most `bound`.
+
+    59 for 5 %, 299 for 1 % (Clopper-Pearson, one-sided).
+
+    Raises:
+        ValueError: the bound is not between 0 and 1.
+    """
+    if not 0 < bound < 1:
+        raise ValueError(f"a bound lies between 0 and 1, not {bound}")
+    trials = 1
+    while clopper_pearson(0, trials, level=2 * confidence - 1)[1] > bound:
+        trials += 1
+    return trials
+
+
+def one_sided(rate: Estimate, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Lower and upper bound of an error rate, each with this one-sided confidence.
+
+    An `Estimate` carries a two-sided interval, Clopper-Pearson on an effective number of trials. That number is found
+    again from the interval, and the bounds are taken from it.
+    """
+    if rate.individuals == 0 or (rate.low <= 0.0 and rate.high >= 1.0):
+        return 0.0, 1.0
+
+    def end(trials: float, level: float) -> float:
+        low, high = clopper_pearson(rate.value * trials, trials, level=level)
+        return 1 - low if rate.value == 1 else high
+
+    target = 1 - rate.low if rate.value == 1 else rate.high
+    few, many = 1e-6, 1e9
+    if not end(many, LEVEL) < target < end(few, LEVEL):
+        return rate.low, rate.high
+    trials = float(optimize.brentq(lambda n: end(n, LEVEL) - target, few, many, xtol=1e-9, rtol=1e-12))
+    return clopper_pearson(rate.value * trials, trials, level=2 * confidence - 1)
+
+
+def false_names(evaluation: Evaluation, bound: float, confidence: float = CONFIDENCE) -> Finding:
+    """Whether searches for animals that are not known return a name in at most `bound` of all."""
+    name = "false_positive_bound"
+    measured = evaluation.rates.get("fpir")
+    needed = fewest_error_free(bound)
+    if measured is None or measured.individuals == 0:
+        return Finding(
+            name,
+            None,
+            f"Wrong names for unknown animals were not measured: needs {needed} individuals never seen before, has 0.",
+        )
+    low, high = one_sided(measured, confidence)
+    found = (
+        f"An animal never seen before gets a name in {_percent(measured.value)} of searches "
+        f"({measured.individuals} individuals)"
+    )
+    limit = f"the bound {_percent(bound)}"
+    sure = f"with {100 * confidence:.0f} % confidence in"
+    if high <= bound:
+        return Finding(name, True, f"{found}, and {sure} at most {_percent(high)}: {limit} holds.")
+    if low > bound:
+        return Finding(name, False, f"{found}, and {sure} more than {_percent(low)}: {limit} is broken.")
+    if measured.individuals < needed:
+        missing = f"needs {needed} individuals never seen before, has {measured.individuals}"
+    else:
+        missing = "more individuals, or a higher threshold, must show it"
+    return Finding(name, None, f"{found}, but it could be up to {_percent(high)}, and {limit} is not shown: {missing}.")
+
+
+def better_than_chance(evaluation: Evaluation) -> Finding:
+    """Whether true pairs are told from false ones, and the right animal is found first, more often than by chance."""
+    name = "better_than_chance"
+    separation, first = evaluation.statistics.get("roc_auc"), evaluation.statistics.get("rank1")
+    if separation is None or first is None or not separation.n or not first.n:
+        return Finding(name, None, "No animal was seen in two encounters from one flank: nothing to compare.")
+    auc, rank1 = estimate(separation), estimate(first)
+    chance = evaluation.raw.retrieval.chance_rank1 if evaluation.raw is not None else 0.0
+    by_chance = f", by chance {_percent(chance)}" if chance else ""
+    found = (
+        f"The right animal comes first in {_with_interval(rank1)} of searches{by_chance}; "
+        f"ROC-AUC {auc.value:.3f} (95 %: {auc.low:.3f} to {auc.high:.3f}), by chance 0.5"
+    )
+    if auc.individuals < FEWEST_RETURNING:
+        return Finding(
+            name, None, f"{found}. It needs {FEWEST_RETURNING} individuals seen twice or more, has {auc.individuals}."
+        )
+    above = auc.low > 0.5 and rank1.low > chance
+    return Finding(name, above, f"{found}: {'better than chance' if above else 'not to be told from chance'}.")
+
+
+def identifies(evaluation: Evaluation) -> Finding:
+    """Whether returning animals are named at all."""
+    name = "names_returning_animals"
+    missed = evaluation.statistics.get("fnir")
+    if missed is None or not missed.n:
+        return Finding(name, None, "No animal returned: whether returning animals are named cannot be told.")
+    rate = estimate(missed)
+    named = Estimate(1 - rate.value, 1 - rate.high, 1 - rate.low, rate.n, rate.individuals)
+    found = f"Of returning animals {_with_interval(named)} are named rightly"
+    if rate.individuals < FEWEST_RETURNING:
+        return Finding(
+            name, None, f"{found}. It needs {FEWEST_RETURNING} individuals seen twice or more, has {rate.individuals}."
+        )
+    if named.high < MIN_IDENTIFIED:
+        return Finding(
+            name, False, f"{found}: it names almost nobody by itself, and serves as a ranked shortlist for a person."
+        )
+    if named.low < MIN_IDENTIFIED:
+        return Finding(name, None, f"{found}: whether that is {_percent(MIN_IDENTIFIED)} or more cannot be told.")
+    return Finding(name, True, f"{found}; the rest are left to a person or missed.")
+
+
+def keeps_apart(evaluation: Evaluation) -> Finding:
+    """Whether the identities that the matcher makes by itself hold one animal each."""
+    name = "keeps_animals_apart"
+    made = f"Left to itself it makes {evaluation.made} individuals of {evaluation.true}"
+    precision = evaluation.statistics.get("pair_precision")
+    if precision is None:
+        return Finding(name, None, "Whether it merges animals was not measured.")
+    if not precision.n:
+        return Finding(name, True, f"{made} and puts no two encounters together.")
+    pure = estimate(precision)
+    found = f"{made}; of the encounter pairs it puts together {_with_interval(pure)} are one animal"
+    if pure.high < MIN_PAIR_PRECISION:
+        return Finding(name, False, f"{found}: it merges different animals.")
+    if pure.low < MIN_PAIR_PRECISION:
+        return Finding(name, None, f"{found}: whether that is {_percent(MIN_PAIR_PRECISION)} or more cannot be told.")
+    return Finding(name, True, f"{found}.")
+
+
+def background_control(control: Mapping[str, Statistic] | None, measured_on: str = "") -> Finding:
+    """Whether the background alone, without the animal, is near chance.
+
+    Args:
+        control: metrics of the background; None where it was not measured.
+        measured_on: what else it was measured on, for the sentence.
+    """
+    name = "background_control"
+    separation = control.get("roc_auc") if control else None
+    if separation is None or not separation.n:
+        return Finding(
+            name, None, "The background alone was not measured, so it may be places that are recognised, not animals."
+        )
+    auc = estimate(separation)
+    found = (
+        f"The background alone{measured_on} tells animals apart with ROC-AUC {auc.value:.3f} "
+        f"(95 %: {auc.low:.3f} to {auc.high:.3f})"
+    )
+    if auc.low > CONTROL_NEAR_CHANCE:
+        return Finding(name, False, f"{found}: places are recognised, not animals.")
+    if auc.high > CONTROL_NEAR_CHANCE:
+        return Finding(name, None, f"{found}: whether that is at most {CONTROL_NEAR_CHANCE:.2f} cannot be told.")
+    return Finding(name, True, f"{found}, near chance.")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _with_interval(item: Estimate) -> str:
+    return f"{_percent(item.value)} (95 %: {_percent(item.low)} to {_percent(item.high)})"

@@ -1,0 +1,232 @@
+"""Whether what is live can be trusted, and whether a candidate may replace it.
+
+The rules are SPEC section 10. A verdict is PASS only where every claim was shown, FAIL where one was refuted, and
+INCONCLUSIVE where the data cannot tell; only PASS promotes. Mean similarity plays no part: adding a constant to every
+vector raises it. The gate reads an `Evaluation` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deer_reid_pipeline.reid.evaluation.criteria import (
+    CONFIDENCE,
+    FEWEST_IN_STRATUM,
+    FEWEST_RETURNING,
+    FPIR_BOUND,
+    MAX_STRATUM_LOSS,
+    MIN_IMPROVEMENT,
+    Finding,
+    background_control,
+    better_than_chance,
+    false_names,
+    identifies,
+    keeps_apart,
+)
+from deer_reid_pipeline.reid.evaluation.estimates import LEVEL, Estimate, Statistic, difference
+from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation
+
+PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """PASS, FAIL or INCONCLUSIVE, and the findings it follows from."""
+
+    verdict: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not PASS; empty where it is."""
+        return tuple(finding.text for finding in self.findings if finding.ok is not True)
+
+
+def judge_live(evaluation: Evaluation, bound: float = FPIR_BOUND) -> Verdict:
+    """Whether the identities that this release makes can be trusted.
+
+    Args:
+        bound: share of searches for an unknown animal that may return a name, 0 to 1.
+    """
+    return _verdict(
+        [
+            false_names(evaluation, bound),
+            better_than_chance(evaluation),
+            identifies(evaluation),
+            keeps_apart(evaluation),
+            background_control(evaluation.control),
+        ]
+    )
+
+
+def judge_candidate(candidate: Evaluation, live: Evaluation, bound: float = FPIR_BOUND) -> Verdict:
+    """Whether the candidate may replace what is live. Both are judged on the same detections.
+
+    Of another recipe, the candidate must rank better: mAP, paired over individuals, with a lower bound above zero and
+    a gain of `MIN_IMPROVEMENT`. A gain in thresholds alone is no reason to change the recipe, since the live recipe
+    can be tuned. Of the same recipe, the decision may improve instead: the live one names unknown animals above the
+    bound and the candidate does not, or more returning animals are named while the bound holds. These are three
+    looks, so each is taken at a third of the error (Bonferroni). No gain is bought by a loss: of mAP, of one stratum,
+    or of returning animals named, unless the live release names them by breaking its bound.
+
+    Args:
+        bound: share of searches for an unknown animal that may return a name, 0 to 1.
+    """
+    shared = ("individuals", "encounters", "detections")
+    unequal = [name for name in shared if candidate.counts.get(name) != live.counts.get(name)]
+    if unequal:
+        numbers = ", ".join(f"{candidate.counts.get(n)} {n} against {live.counts.get(n)}" for n in unequal)
+        return _verdict(
+            [Finding("same_data", None, f"The two were judged on different data ({numbers}): evaluate both anew.")]
+        )
+    same_recipe = _same_vectors(candidate, live)
+    control, measured_on = candidate.control, ""
+    if control is None and same_recipe:
+        control, measured_on = live.control, " (measured on the live release, which has the same vectors)"
+    return _verdict(
+        [
+            _improvement(candidate, live, bound, same_recipe),
+            false_names(candidate, bound),
+            _ranking_kept(candidate, live),
+            _naming_kept(candidate, live, bound),
+            _strata(candidate.strata, live.strata),
+            background_control(control, measured_on),
+        ]
+    )
+
+
+def _verdict(findings: Sequence[Finding]) -> Verdict:
+    answers = [finding.ok for finding in findings]
+    outcome = FAIL if False in answers else INCONCLUSIVE if None in answers else PASS
+    return Verdict(outcome, tuple(findings))
+
+
+def _points(gain: Estimate) -> str:
+    return f"{100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+
+
+def _gain(better: Statistic | None, worse: Statistic | None, level: float) -> Estimate | None:
+    """The paired difference of two figures, or None where one of them was not measured."""
+    if better is None or worse is None or better.individuals != worse.individuals or not (better.n and worse.n):
+        return None
+    return difference(better, worse, level=level)
+
+
+def _same_vectors(candidate: Evaluation, live: Evaluation) -> bool:
+    """Whether the two are of one recipe, and its vectors are what was judged, as far as they can be seen."""
+    if candidate.recipe_id != live.recipe_id:
+        return False
+    if candidate.raw is None or live.raw is None:
+        return True
+    ours, theirs = candidate.raw.labelled.vectors, live.raw.labelled.vectors
+    return all(np.array_equal(ours[branch].vectors, theirs[branch].vectors) for branch in set(ours) & set(theirs))
+
+
+def _ranking(candidate: Evaluation, live: Evaluation, level: float = LEVEL) -> Estimate | None:
+    return _gain(candidate.statistics.get("map"), live.statistics.get("map"), level)
+
+
+def _naming(candidate: Evaluation, live: Evaluation, level: float = LEVEL) -> Estimate | None:
+    """Gain in the share of returning animals named rightly, each at its own threshold."""
+    return _gain(live.statistics.get("fnir"), candidate.statistics.get("fnir"), level)
+
+
+def _improvement(candidate: Evaluation, live: Evaluation, bound: float, same_recipe: bool) -> Finding:
+    name = "improvement"
+    looks = 3 if same_recipe else 1
+    level = 1 - (1 - LEVEL) / looks
+    ranking = _ranking(candidate, live, level)
+    if ranking is None:
+        return Finding(name, None, "No animal was seen in two encounters from one flank: no ranking to compare.")
+    found = [f"Ranking (mAP) changes by {_points(ranking)}"]
+    gains = [ranking]
+    safer = False
+    if same_recipe:
+        holds = false_names(candidate, bound).ok
+        safer = holds is True and false_names(live, bound, 1 - (1 - CONFIDENCE) / looks).ok is False
+        naming = _naming(candidate, live, level)
+        if naming is not None:
+            found.append(f"returning animals named rightly by {_points(naming)}")
+            gains += [naming] if holds else []
+    if safer:
+        found.append("the live release breaks the bound on wrong names, which the candidate keeps")
+    text = "; ".join(found)
+    if safer or any(
+        g.individuals >= FEWEST_RETURNING and g.low > 0 and round(g.value, 9) >= MIN_IMPROVEMENT for g in gains
+    ):
+        return Finding(name, True, f"{text}: an improvement.")
+    fewest = min(g.individuals for g in gains)
+    if fewest < FEWEST_RETURNING:
+        needs = f"It needs {FEWEST_RETURNING} individuals seen twice or more, has {fewest}."
+        return Finding(name, None, f"{text}. {needs}")
+    if any(g.value > 0 and g.high >= MIN_IMPROVEMENT for g in gains):
+        return Finding(name, None, f"{text}: a gain is possible, but not shown.")
+    return Finding(name, False, f"{text}: no improvement.")
+
+
+def _ranking_kept(candidate: Evaluation, live: Evaluation) -> Finding:
+    name = "ranking_kept"
+    ranking = _ranking(candidate, live)
+    if ranking is None:
+        return Finding(name, None, "Whether the ranking gets worse was not measured.")
+    lost = ranking.high < 0 and ranking.value <= -MIN_IMPROVEMENT
+    return Finding(name, not lost, f"Ranking {'gets worse' if lost else 'is kept'}: mAP {_points(ranking)}.")
+
+
+def _naming_kept(candidate: Evaluation, live: Evaluation, bound: float) -> Finding:
+    name = "naming_kept"
+    naming = _naming(candidate, live)
+    if naming is None:
+        return Finding(name, None, "Whether fewer returning animals are named was not measured.")
+    found = f"Returning animals named rightly: {_points(naming)}"
+    if not (naming.high < 0 and naming.value <= -MIN_IMPROVEMENT):
+        return Finding(name, True, f"{found}, no loss shown.")
+    if false_names(live, bound).ok:
+        return Finding(name, False, f"{found}: fewer are named, though the live release keeps the bound as well.")
+    return Finding(name, True, f"{found}: the price of the bound, which the live release is not known to keep.")
+
+
+Strata = Mapping[str, Mapping[str, Mapping[str, Statistic]]]
+
+
+def _strata(candidate: Strata, live: Strata) -> Finding:
+    """No stratum loses more than `MAX_STRATUM_LOSS`.
+
+    A measured loss beyond it refuses where chance does not explain it, and leaves the verdict open where it might. A
+    smaller measured loss whose interval reaches beyond it is named and does not stop the release: small strata always
+    have wide intervals, and asking for proof in each would refuse every candidate. Where strata are known but all are
+    too small, nothing can be said.
+    """
+    if not candidate and not live:
+        return Finding("strata", True, "The data has no strata: all of it is of one kind.")
+    broken: list[str] = []
+    unclear: list[str] = []
+    noted: list[str] = []
+    unjudged: list[str] = []
+    judged = 0
+    for stratum, value in sorted({(s, v) for side in (candidate, live) for s, values in side.items() for v in values}):
+        label = f"{stratum} {value}"
+        better, worse = (side.get(stratum, {}).get(value, {}).get("map") for side in (candidate, live))
+        gain = _gain(better, worse, LEVEL)
+        if gain is None or gain.individuals < FEWEST_IN_STRATUM:
+            unjudged.append(label)
+            continue
+        judged += 1
+        if gain.value < -MAX_STRATUM_LOSS:
+            (broken if gain.high < 0 else unclear).append(f"{label} {_points(gain)}")
+        elif gain.low < -MAX_STRATUM_LOSS:
+            noted.append(f"{label} {_points(gain)}")
+    sentences = [f"{judged} strata judged by mAP, which may lose {100 * MAX_STRATUM_LOSS:.0f} points in none."]
+    for label, items in (
+        ("Broken", broken),
+        ("Lost more, perhaps by chance", unclear),
+        ("Could have lost more, though measured within it", noted),
+        (f"Not judged, fewer than {FEWEST_IN_STRATUM} individuals", unjudged),
+    ):
+        if items:
+            more = f" and {len(items) - 6} more" if len(items) > 6 else ""
+            sentences.append(f"{label}: {', '.join(items[:6])}{more}.")
+    return Finding("strata", False if broken else None if unclear or not judged else True, " ".join(sentences))

@@ -1,0 +1,192 @@
+"""One protocol for whatever is judged: the live release, a candidate, a recipe without a release.
+
+Query and gallery come from different encounters, burst neighbours never count as a true pair, opposite flanks are
+judged apart, unknown individuals take part, and every individual is judged by the policy that was fitted without it.
+Beside the honest figures stand the leaky split and the background alone, so that both gaps are visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from deer_reid_pipeline.reid.evaluation.blocks import CROSS, SAME, Block, fused_blocks
+from deer_reid_pipeline.reid.evaluation.clustering import cluster
+from deer_reid_pipeline.reid.evaluation.decisions import Decided, decide_in_order
+from deer_reid_pipeline.reid.evaluation.estimates import Estimate, Floats, Statistic
+from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation, Raw
+from deer_reid_pipeline.reid.evaluation.identification import fnir_at, fnir_at_fpir, fpir_at
+from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled
+from deer_reid_pipeline.reid.evaluation.reliability import reliability
+from deer_reid_pipeline.reid.evaluation.retrieval import Retrieval, retrieve
+from deer_reid_pipeline.reid.evaluation.searches import Searches, search
+from deer_reid_pipeline.reid.evaluation.verification import verify
+from deer_reid_pipeline.reid.fitted import FittedPolicy
+from deer_reid_pipeline.reid.similarity import FloatArray
+
+Progress = Callable[[str, int, int], None]
+
+STAGES = ("pairs", "ranking", "searches", "decisions", "leaky split", "other flank", "background")
+STRATUM_METRICS = ("map", "rank1")
+
+REMEMBERED = 560_000_000
+"""Bytes of similarities that one evaluation keeps: those of 11,570 detections to each other."""
+
+
+def evaluate(
+    labelled: Labelled, fitted: FittedPolicy, *, control: Labelled | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Judge one recipe and its policies on labelled detections.
+
+    Args:
+        control: vectors of the background alone of some of these detections, under a recipe of their own; None where
+            they were not made.
+        progress: is told the stage, how many stages are done, and how many there are.
+
+    Raises:
+        ValueError: there is no detection, or a branch that a policy weighs is missing.
+    """
+    if not len(labelled):
+        raise ValueError("nothing to judge: no detection is labelled")
+    done = iter(range(len(STAGES) + 1))
+
+    def tell() -> None:
+        if progress is not None:
+            at = next(done)
+            progress(STAGES[min(at, len(STAGES) - 1)], at, len(STAGES))
+
+    tell()
+    block = remembered(fused_blocks(labelled, fitted), len(labelled))
+    verification = verify(labelled, block)
+    tell()
+    retrieval = retrieve(labelled, block)
+    tell()
+    searches = search(labelled, fitted)
+    tell()
+    decided = decide_in_order(labelled, fitted, truth=True)
+    identities = decide_in_order(labelled, fitted, truth=False)
+    clusters = cluster(identities)
+    tell()
+    leaky = _compared(labelled, block, ("rank1", "rank5", "map"), leaky=True)
+    tell()
+    cross_flank = _compared(labelled, block, ("rank1",), flank=CROSS)
+    tell()
+    background = None if control is None else _compared(control, fused_blocks(control, fitted), ("rank1", "map"))
+    tell()
+    return Evaluation(
+        recipe_id=next(iter(labelled.vectors.values())).recipe_id,
+        policies=fitted,
+        counts=_counts(labelled, searches),
+        statistics={
+            **{name: retrieval.statistic(name) for name in ("rank1", "rank5", "map", "map_individual")},
+            "roc_auc": verification.roc_auc,
+            "d_prime": verification.d_prime,
+            "eer": verification.eer,
+            "fnir_at_fpir_1": fnir_at_fpir(searches, 0.01),
+            "fnir_at_fpir_5": fnir_at_fpir(searches, 0.05),
+            "fnir": fnir_at(searches, _thresholds(searches, fitted)),
+            "baks": decided.baks,
+            "baus": decided.baus,
+            "baks_baus": decided.baks_baus,
+            "ari": clusters.ari,
+            "pair_precision": clusters.pair_precision,
+            "pair_recall": clusters.pair_recall,
+            **_calibration(decided, labelled.individuals),
+        },
+        rates=_rates(searches, decided, fitted),
+        strata=_strata(labelled, retrieval),
+        leaky=leaky,
+        cross_flank=cross_flank,
+        control=background,
+        made=clusters.made,
+        true=clusters.true,
+        raw=Raw(labelled, verification, retrieval, searches, decided, identities),
+    )
+
+
+def remembered(block: Block, n: int, most: int = REMEMBERED) -> Block:
+    """The same similarities, computed once: as many rows are kept as fit into `most` bytes, the others made anew.
+
+    What is returned belongs to the caller and may be changed.
+
+    Args:
+        n: rows of the labelled detections.
+    """
+    kept = np.empty((min(n, most // (4 * max(n, 1))), n), dtype=np.float32)
+    there = np.zeros(len(kept), dtype=bool)
+
+    def of(rows: Ints) -> FloatArray:
+        inside = rows < len(kept)
+        missing = rows[inside][~there[rows[inside]]]
+        if len(missing):
+            kept[missing] = block(missing)
+            there[missing] = True
+        if inside.all():
+            return kept[rows]
+        found = np.empty((len(rows), n), dtype=np.float32)
+        found[inside] = kept[rows[inside]]
+        found[~inside] = block(rows[~inside])
+        return found
+
+    return of
+
+
+def _compared(
+    labelled: Labelled, block: Block, metrics: Sequence[str], *, flank: str = SAME, leaky: bool = False
+) -> dict[str, Statistic]:
+    """ROC-AUC and these metrics of ranking under another rule of what is compared."""
+    ranking = retrieve(labelled, block, flank=flank, leaky=leaky)
+    return {
+        "roc_auc": verify(labelled, block, flank=flank, leaky=leaky).roc_auc,
+        **{name: ranking.statistic(name) for name in metrics},
+    }
+
+
+def _counts(labelled: Labelled, searches: Searches) -> dict[str, int]:
+    met = np.unique(np.stack([labelled.individual, labelled.burst]), axis=1)[0]
+    return {
+        "individuals": len(np.unique(labelled.individual)),
+        "encounters": labelled.encounters,
+        "detections": len(labelled),
+        "returning_individuals": int(np.count_nonzero(np.bincount(met) >= 2)),
+        "mated_searches": int(np.count_nonzero(searches.mated)),
+        "non_mated_searches": int(np.count_nonzero(searches.non_mated)),
+        "gallery_size": searches.gallery_size,
+    }
+
+
+def _thresholds(searches: Searches, fitted: FittedPolicy) -> Floats:
+    """The threshold that each search is judged with: that of the policy fitted without its individual."""
+    return np.array([fitted.judging(fold).threshold for fold in searches.fold.tolist()], dtype=np.float64)
+
+
+def _rates(searches: Searches, decided: Decided, fitted: FittedPolicy) -> dict[str, Estimate]:
+    first = searches.only(searches.first)
+    return {
+        "fpir": fpir_at(searches, _thresholds(searches, fitted)),
+        "fpir_first": fpir_at(first, _thresholds(first, fitted)),
+        "wrong_names": decided.wrong_names,
+    }
+
+
+def _calibration(decided: Decided, individuals: int) -> dict[str, Statistic]:
+    """How far the probabilities of the decisions are from what came true; nothing where none was stated."""
+    if not np.isfinite(decided.probability).any():
+        return {}
+    stated = reliability(decided.probability, decided.claim, decided.individual, individuals)
+    return {"calibration_error": stated.calibration_error, "brier": stated.brier}
+
+
+def _strata(labelled: Labelled, retrieval: Retrieval) -> dict[str, dict[str, dict[str, Statistic]]]:
+    """Ranking of the queries of each stratum, in the whole gallery; strata of one value say nothing."""
+    found: dict[str, dict[str, dict[str, Statistic]]] = {}
+    for name, column in labelled.strata.items():
+        values = np.array(column, dtype=object)[retrieval.row]
+        known = sorted({str(value) for value in values.tolist() if value})
+        if len(known) > 1:
+            found[name] = {
+                value: {metric: retrieval.statistic(metric, values == value) for metric in STRATUM_METRICS}
+                for value in known
+            }
+    return found
