@@ -64,7 +64,9 @@ class Console:
     ) -> None:
         """The table that `process` ends with: one row an individual, then the totals."""
         table = Table(title=f"Who was seen in {plain(drop)}", box=ASCII2, title_justify="left")
-        for heading in ("individual", "sex", "identified by", "encounters", "pictures", "similarity"):
+        headings = ["individual", "sex", "identified by", "encounters", "pictures", "similarity"]
+        odds = matcher.policy.odds
+        for heading in headings if odds is None else [*headings, "probability"]:
             table.add_column(heading, justify="left" if heading in ("individual", "sex", "identified by") else "right")
         groups: dict[str, list[Seen]] = defaultdict(list)
         for item in seen:
@@ -72,15 +74,15 @@ class Console:
         for name in sorted(filter(None, groups)):
             items = groups[name]
             methods = {item.row["method"] for item in items}
-            scores = [item.row["similarity"] for item in items if item.row["similarity"] is not None]
-            table.add_row(
+            cells = [
                 plain(name),
                 str(items[0].row["sex"] or ""),
                 _by(methods, {item.row["decision"] for item in items}),
                 str(len({item.row["encounter"] for item in items})),
                 str(len(items)),
-                f"{min(scores):.2f} to {max(scores):.2f}" if scores else "-",
-            )
+                _span(items, "similarity"),
+            ]
+            table.add_row(*(cells if odds is None else [*cells, _span(items, "probability")]))
         if table.row_count:
             self.rich.print(table)
         self._to_be_reviewed(groups.get("", []))
@@ -91,7 +93,18 @@ class Console:
             f"{summary.individuals} individuals are known. "
             f"{seconds:.1f} s."
         )
-        if matcher.release_id is not None and summary.encounters > summary.by_person:
+        if summary.encounters > summary.by_person:
+            self._what_numbers_mean(matcher)
+
+    def _what_numbers_mean(self, matcher: Matcher) -> None:
+        odds = matcher.policy.odds
+        if odds is not None:
+            self.say(
+                "A probability is that the decision is right: that it is the individual named, or a new one; for an "
+                "uncertain encounter, that it is the first of the list. It was fitted on "
+                f"{odds.searches} encounters of {odds.individuals} individuals."
+            )
+        elif matcher.release_id is not None:
             self.say(
                 "Thresholds were not yet calibrated on your own animals: similarities rank candidates, they are "
                 "not probabilities."
@@ -104,12 +117,15 @@ class Console:
             return
         table = Table(title=f"Uncertain, for a person to look at: {len(encounters)} encounters", box=ASCII2)
         table.title_justify = "left"
-        for heading in ("first picture", "pictures", "most similar known individuals"):
+        headings = ["first picture", "pictures", "most similar known individuals"]
+        rated = any(item.row["probability"] is not None for item in items)
+        for heading in [*headings, "probability of the first"] if rated else headings:
             table.add_column(heading, justify="right" if heading == "pictures" else "left", overflow="fold")
         for members in list(encounters.values())[:MOST_LINES]:
             row = members[0].row
             shortlist = "; ".join(str(row["candidates"]).split("; ")[:3]) or str(row["reason"])
-            table.add_row(plain(str(row["filePath"])), str(len(members)), plain(shortlist))
+            cells = [plain(str(row["filePath"])), str(len(members)), plain(shortlist)]
+            table.add_row(*([*cells, _span(members, "probability")] if rated else cells))
         self.rich.print(table)
         if len(encounters) > MOST_LINES:
             self.say(f"... and {len(encounters) - MOST_LINES} more (--output FILE.csv lists all)")
@@ -121,6 +137,15 @@ def _shortlists(items: Sequence[Seen]) -> dict[object, list[Seen]]:
         if item.row["decision"] == "uncertain":
             encounters[item.row["encounter"]].append(item)
     return encounters
+
+
+def _span(items: Sequence[Seen], column: str) -> str:
+    """Lowest and highest value of some detections, or a dash where none has one."""
+    values = [item.row[column] for item in items if item.row[column] is not None]
+    if not values:
+        return "-"
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if column == "probability" and low == high else f"{low} to {high}"
 
 
 def _by(methods: set[str | None], decisions: set[str | None]) -> str:

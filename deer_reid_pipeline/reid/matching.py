@@ -15,6 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deer_reid_pipeline.errors import RecipeMismatchError
+from deer_reid_pipeline.reid.calibrators import CalibratedFusion, Scale
+from deer_reid_pipeline.reid.odds import Odds
 from deer_reid_pipeline.reid.similarity import (
     EFFICIENTNET,
     MULTISCALE,
@@ -57,12 +59,38 @@ class MatchPolicy(BaseModel):
     unit: str = Field("encounter", pattern="^(encounter|picture)$", description="What one decision is about.")
     gallery: str = Field("exemplars", pattern="^(exemplars|profile)$", description="What it is compared with.")
     shortlist: int = Field(5, ge=1, le=50, description="Candidates kept in the log.")
+    fusion: str = Field(
+        "weighted_sum",
+        pattern="^(weighted_sum|calibrated)$",
+        description="How branches make one score: the weighted sum of cosines, or the calibrated probability.",
+    )
+    calibration: CalibratedFusion | None = Field(None, description="What `fusion=calibrated` fuses with.")
+    odds: Odds | None = Field(None, description="From scores to probabilities; none where nothing was fitted.")
+    false_positive_bound: float = Field(
+        0.05, gt=0, lt=1, description="Share of searches for unknown animals that may name somebody."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> MatchPolicy:
         if self.new_below > self.threshold:
             raise ValueError(f"new_below {self.new_below} is above threshold {self.threshold}")
         return self
+
+    @model_validator(mode="after")
+    def _fusible(self) -> MatchPolicy:
+        if self.fusion == "calibrated":
+            if self.calibration is None:
+                raise ValueError("fusion is calibrated, but the policy has no calibration")
+            # Vectors are loaded and searched for the branches that have a weight.
+            unloaded = sorted(set(self.calibration.branches) - {b for b, weight in self.weights.items() if weight})
+            if unloaded:
+                raise ValueError(f"calibrated branches without a weight: {', '.join(unloaded)}")
+        return self
+
+    @property
+    def scale(self) -> Scale:
+        """What a score of this policy is: a cosine (-1 to 1) or a probability (0 to 1)."""
+        return "probability" if self.fusion == "calibrated" else "cosine"
 
     def with_threshold(self, threshold: float) -> MatchPolicy:
         """The same policy with a single cut, as REID_THRESHOLD asks: at or above matched, below new."""
@@ -116,7 +144,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """An outcome with its evidence."""
+    """An outcome with its evidence.
+
+    Attributes:
+        probability: that the outcome is true (0 to 1): matched, that it is the named individual; new_individual, that
+            it is none of the known ones; uncertain, that it is the best candidate. None where the policy has no odds,
+            or an uncertain outcome no candidate.
+    """
 
     outcome: str
     best: Candidate | None
@@ -124,6 +158,7 @@ class Decision:
     shortlist: tuple[Candidate, ...]
     incomparable: int
     reason: str
+    probability: float | None = None
 
 
 class _Rows:
@@ -154,9 +189,13 @@ class Gallery:
     """Individuals in a fixed order, stacked once so that a query costs one product per branch.
 
     What is added later is appended to the stack. Rows of one individual need not be neighbours.
+
+    Attributes:
+        left_out: further known individuals, which an index did not propose because they look less alike.
     """
 
-    def __init__(self, individuals: Iterable[Known] = ()) -> None:
+    def __init__(self, individuals: Iterable[Known] = (), left_out: int = 0) -> None:
+        self.left_out = left_out
         self._known: dict[Hashable, Known] = {known.key: known for known in individuals}
         self._position = {key: index for index, key in enumerate(self._known)}
         self._clear()
@@ -254,12 +293,22 @@ def flank_signs(viewpoints: Sequence[str | None]) -> np.ndarray:
 
 
 def fused_similarity(similarities: Mapping[str, FloatArray], policy: MatchPolicy) -> FloatArray:
-    """What the policy makes of the cosines of its branches, elementwise; float32, same shape, -1 to 1.
+    """What the policy makes of the cosines of its branches, elementwise; float32, same shape.
+
+    The weighted sum (-1 to 1), or under `fusion="calibrated"` the probability that two pictures show one animal (0 to
+    1).
 
     Args:
         similarities: branch -> cosines, all of one shape.
+
+    Raises:
+        ValueError: a branch has no similarities, shapes differ, or a calibrated policy has no calibration.
     """
-    return fuse(similarities, policy.weights)
+    if policy.fusion == "weighted_sum":
+        return fuse(similarities, policy.weights)
+    if policy.calibration is None:
+        raise ValueError("fusion is calibrated, but the policy has no calibration")
+    return policy.calibration(similarities).astype(np.float32, copy=False)
 
 
 def score_individuals(query: Query, gallery: Gallery, policy: MatchPolicy) -> np.ndarray:
@@ -307,7 +356,8 @@ def decide(
     Args:
         forbidden: individuals it cannot be, such as the other animals of the same picture.
     """
-    return decide_scored(score_individuals(query, gallery, policy), gallery.individuals, query.sex, policy, forbidden)
+    scores = score_individuals(query, gallery, policy)
+    return decide_scored(scores, gallery.individuals, query.sex, policy, forbidden, gallery.left_out)
 
 
 def decide_scored(
@@ -316,6 +366,7 @@ def decide_scored(
     sex: str,
     policy: MatchPolicy,
     forbidden: frozenset[Hashable] = frozenset(),
+    left_out: int = 0,
 ) -> Decision:
     """Decide one encounter from its similarity to every individual.
 
@@ -324,6 +375,7 @@ def decide_scored(
         individuals: in the order of the scores; only key, name and sex are read.
         sex: of the encounter: male, female or unknown.
         forbidden: individuals it cannot be.
+        left_out: further known individuals, which an index did not propose because they look less alike.
     """
     candidates: list[Candidate] = []
     incomparable = 0
@@ -340,7 +392,20 @@ def decide_scored(
     best = candidates[0] if candidates else None
     runner_up = candidates[1] if len(candidates) > 1 else None
     outcome, reason = _outcome(best, runner_up, incomparable, policy)
-    return Decision(outcome, best, runner_up, tuple(candidates[: policy.shortlist]), incomparable, reason)
+    probability = _probability(outcome, candidates, incomparable, left_out, policy)
+    return Decision(outcome, best, runner_up, tuple(candidates[: policy.shortlist]), incomparable, reason, probability)
+
+
+def _probability(
+    outcome: str, ranked: Sequence[Candidate], incomparable: int, left_out: int, policy: MatchPolicy
+) -> float | None:
+    if policy.odds is None:
+        return None
+    scores = np.array([candidate.score for candidate in ranked] + [np.nan] * incomparable)
+    known, new = policy.odds.posterior(scores, left_out)
+    if outcome == NEW_INDIVIDUAL:
+        return float(new)
+    return float(known[0]) if ranked else None
 
 
 def _outcome(

@@ -1,6 +1,7 @@
 """Decisions against a brute-force reference and against the rules of the field."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deer_reid_pipeline.errors import RecipeMismatchError
+from deer_reid_pipeline.reid.calibrators import CalibratedFusion, Platt
 from deer_reid_pipeline.reid.matching import (
     MATCHED,
     NEW_INDIVIDUAL,
@@ -19,9 +21,12 @@ from deer_reid_pipeline.reid.matching import (
     MatchPolicy,
     Query,
     decide,
+    decide_scored,
+    fused_similarity,
     joined,
     score_individuals,
 )
+from deer_reid_pipeline.reid.odds import Odds
 from deer_reid_pipeline.reid.similarity import VectorSet, unit
 
 ONE = MatchPolicy(weights={"multiscale": 1.0}, threshold=0.8, new_below=0.4)
@@ -213,3 +218,102 @@ def test_decisions_do_not_depend_on_the_order_of_the_gallery() -> None:
         for order in itertools.permutations(animals)
     }
     assert len(outcomes) == 1
+
+
+EVEN = Odds(likelihood=Platt(slope=float(np.log(9)), intercept=0.0), base_rate=0.5, new=0.5)
+"""The likelihood ratio of a score s is 9 ** s, and half of the animals are new."""
+
+RATED = ONE.model_copy(update={"odds": EVEN})
+
+
+def animals(*names: str, sex: str = "unknown") -> list[Known]:
+    return [Known(name, name, sex, {}, []) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("score", "outcome", "probability"),
+    [(1.0, MATCHED, 9 / 12), (0.5, UNCERTAIN, 3 / 6), (0.0, NEW_INDIVIDUAL, 2 / 4)],
+)
+def test_the_probability_is_that_of_the_outcome(score: float, outcome: str, probability: float) -> None:
+    """Weights by hand, times four: 9 ** score and 1 for the two candidates, 2 for a new animal."""
+    decision = decide_scored(np.array([score, 0.0]), animals("A", "B"), "unknown", RATED)
+    assert decision.outcome == outcome
+    assert decision.probability == pytest.approx(probability)
+
+
+def test_without_odds_there_is_no_probability() -> None:
+    assert decide_scored(np.array([1.0]), animals("A"), "unknown", ONE).probability is None
+    assert V1_POLICY.odds is None
+
+
+def test_another_threshold_changes_the_outcome_and_not_the_odds() -> None:
+    decision = decide_scored(np.array([0.5, 0.0]), animals("A", "B"), "unknown", RATED.with_threshold(0.45))
+    assert (decision.outcome, decision.probability) == (MATCHED, pytest.approx(1 / 2))
+
+
+def test_only_whom_it_may_be_counts_for_the_probability() -> None:
+    """Of five, one is of another sex, one stands in the same picture, and one shows the other flank only."""
+    known = [*animals("A", "B", "C", "D"), *animals("E", sex="male")]
+    scores = np.array([1.0, 0.9, 0.0, np.nan, 0.95])
+    decision = decide_scored(scores, known, "female", RATED, forbidden=frozenset("B"))
+    assert (decision.outcome, decision.incomparable) == (MATCHED, 1)
+    assert decision.probability == pytest.approx((9 / 6) / (9 / 6 + 1 / 6 + 1 / 6 + 1 / 2))
+
+
+def test_a_first_animal_is_new_for_certain_and_a_hidden_one_is_not_rated() -> None:
+    assert decide_scored(np.zeros(0), [], "unknown", RATED).probability == 1.0
+    hidden = decide_scored(np.array([np.nan]), animals("A"), "unknown", RATED)
+    assert (hidden.outcome, hidden.probability) == (UNCERTAIN, None)
+
+
+def test_individuals_that_an_index_left_out_lower_the_probability() -> None:
+    seen = [known("A", 0), known("B", 60)]
+    whole = decide(query(0), Gallery(seen), RATED)
+    part = decide(query(0), Gallery(seen, left_out=98), RATED)
+    assert whole.probability is not None
+    assert part.probability == pytest.approx(EVEN.probability(np.array([1.0, *[0.5] * 99])))
+    assert part.probability < whole.probability / 4
+
+
+CURVES = {"multiscale": Platt(slope=10.0, intercept=-5.0), "efficientnet": Platt(slope=4.0, intercept=-2.0)}
+CALIBRATED = MatchPolicy(
+    threshold=0.9,
+    new_below=0.1,
+    fusion="calibrated",
+    calibration=CalibratedFusion(
+        branches=CURVES, coefficients={"multiscale": 1.0, "efficientnet": 0.5}, intercept=0.25
+    ),
+    odds=EVEN,
+)
+
+
+def test_calibrated_fusion_is_the_probability_of_a_logistic_regression() -> None:
+    similarities = {"multiscale": np.float32([[0.2, 0.9]]), "efficientnet": np.float32([[0.1, 0.8]])}
+    expected = 1 / (1 + np.exp([[-(0.25 + (2 - 5) + 0.5 * (0.4 - 2)), -(0.25 + (9 - 5) + 0.5 * (3.2 - 2))]]))
+    fused = fused_similarity(similarities, CALIBRATED)
+    assert fused.dtype == np.float32
+    np.testing.assert_allclose(fused, expected, rtol=1e-5)
+    plain = CALIBRATED.model_copy(update={"fusion": "weighted_sum"})
+    np.testing.assert_allclose(fused_similarity(similarities, plain), [[0.16, 0.86]], rtol=1e-5)
+    assert (CALIBRATED.scale, plain.scale) == ("probability", "cosine")
+
+
+def test_scores_of_individuals_are_fused_as_the_policy_says() -> None:
+    both = {b: axis(0, 60, branch=b) for b in CURVES}
+    gallery = Gallery([Known("A", "A", "unknown", both, [None, None])])
+    asked = Query({b: axis(0, branch=b) for b in CURVES}, [None])
+    assert score_individuals(asked, gallery, CALIBRATED)[0] == pytest.approx(1 / (1 + np.exp(-(0.25 + 5 + 1))))
+
+
+def test_a_calibrated_policy_needs_its_calibration_and_weights_for_its_branches() -> None:
+    with pytest.raises(ValidationError, match="no calibration"):
+        MatchPolicy(threshold=0.9, new_below=0.1, fusion="calibrated")
+    with pytest.raises(ValidationError, match="without a weight: efficientnet"):
+        MatchPolicy(**{**CALIBRATED.model_dump(), "weights": {"multiscale": 1.0, "efficientnet": 0.0}})
+
+
+def test_a_policy_survives_its_release_exactly() -> None:
+    stored = json.loads(json.dumps(CALIBRATED.model_dump(mode="json")))
+    assert MatchPolicy.model_validate(stored) == CALIBRATED
+    older = {k: v for k, v in stored.items() if k not in ("fusion", "calibration", "odds", "false_positive_bound")}
+    assert MatchPolicy.model_validate(older) == MatchPolicy(threshold=0.9, new_below=0.1)
