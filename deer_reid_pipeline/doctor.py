@@ -32,11 +32,12 @@ def examine() -> list[Finding]:
         SettingsError: a setting is wrong, so that nothing else can be looked at.
     """
     settings = load_settings()
+    database, live = _database(settings)
     findings = [
         Finding("deer-reid", True, f"{__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"),
         _disk(settings),
-        _database(settings),
-        *_weights(settings),
+        database,
+        *_weights(settings, _recipe_in_use(settings, live)),
         _device(settings),
         _detector(settings),
     ]
@@ -59,21 +60,29 @@ def _disk(settings: Settings) -> Finding:
     return Finding("home", free > 1.0, detail if free > 1.0 else f"{detail}: at least 1 GiB is needed")
 
 
-def _database(settings: Settings) -> Finding:
+def _database(settings: Settings) -> tuple[Finding, str | None]:
+    """The database, and the name of the live release's recipe where there is one."""
+    from deer_reid_pipeline.steps.site import Site
     from deer_reid_pipeline.store.database import connect
 
     if settings.database_url is None and not (settings.home / "postgres").exists():
-        return Finding("database", None, "none yet: `deer-reid init` or `deer-reid process FOLDER` makes it")
+        return Finding("database", None, "none yet: `deer-reid init` or `deer-reid process FOLDER` makes it"), None
     try:
         database = connect(settings)
         database.check_revision()
+        live = Site(settings, database).live_recipe_name()
     except DeerReidError as error:
-        return Finding("database", False, str(error))
+        return Finding("database", False, str(error)), None
     kind = "embedded" if settings.database_url is None else "external"
-    return Finding("database", True, f"{kind}, {database.safe_url}, schema {database.revision()}")
+    return Finding("database", True, f"{kind}, {database.safe_url}, schema {database.revision()}"), live
 
 
-def _weights(settings: Settings) -> list[Finding]:
+def _recipe_in_use(settings: Settings, live: str | None) -> str:
+    """The recipe whose weights must be here: the one that is asked for, else the live one, else a new home's."""
+    return settings.recipe if live is None or "recipe" in settings.model_fields_set else live
+
+
+def _weights(settings: Settings, in_use: str) -> list[Finding]:
     from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, architectures
     from deer_reid_pipeline.vision.weights import WeightStore
 
@@ -84,9 +93,8 @@ def _weights(settings: Settings) -> list[Finding]:
             refs = [store.resolve(arch) for arch in architectures(recipe)]
             findings.append(Finding(f"recipe {recipe}", True, ", ".join(ref.name for ref in refs)))
         except DeerReidError as error:
-            chosen = recipe == settings.recipe
             detail = str(error).replace(" and downloading is switched off", "; it is fetched when first needed")
-            findings.append(Finding(f"recipe {recipe}", False if chosen else None, detail))
+            findings.append(Finding(f"recipe {recipe}", False if recipe == in_use else None, detail))
     return findings
 
 

@@ -26,5 +26,9 @@ class DropError(DeerReidError):
     """A drop as a whole cannot be used (mixed layouts, nothing usable in it, changed after it was sealed)."""
 
 
+class ReleaseError(DeerReidError):
+    """A release may not become live; the text says what is missing and how to get it."""
+
+
 class DatabaseError(DeerReidError):
     """The database cannot be reached, is too old, or is not at the migration that this version needs."""

@@ -34,6 +34,14 @@ OUR_TABLES = (
     "profile_exemplars",
     "releases",
     "match_decisions",
+    "reports",
+    "release_events",
+    "reviews",
+    "monitor_flags",
+    "monitor_samples",
+    "deployments",
+    "ab_tests",
+    "ab_outcomes",
 )
 
 

@@ -70,7 +70,7 @@ def restore_columns(connection: sa.Connection, name: str, table: str, values: Ma
         if column in there
     ]
     if wanted:
-        with _owner_triggers_off(connection, table):
+        with owner_triggers_off(connection, table):
             connection.exec_driver_sql(
                 f"UPDATE {table} t SET {', '.join(wanted)} FROM {SCHEMA}.{name} k WHERE k.id = t.id"
             )
@@ -78,7 +78,7 @@ def restore_columns(connection: sa.Connection, name: str, table: str, values: Ma
 
 
 @contextmanager
-def _owner_triggers_off(connection: sa.Connection, table: str) -> Iterator[None]:
+def owner_triggers_off(connection: sa.Connection, table: str) -> Iterator[None]:
     """A trigger of the owner's (updated_at and the like) must not take the return of our values for a change."""
     triggers = connection.execute(
         sa.text(

@@ -10,8 +10,8 @@ import numpy as np
 from deer_reid_pipeline.reid.similarity import BASELINE, BRANCHES, UNIT_NORM_TOLERANCE
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store import checks as stored
-from deer_reid_pipeline.store.profiles import live_columns
-from deer_reid_pipeline.store.recipes import live_release
+from deer_reid_pipeline.store.columns import live_columns
+from deer_reid_pipeline.store.releases import live_release
 from deer_reid_pipeline.store.vectors import count_embeddings
 
 
@@ -57,7 +57,7 @@ def shared_pictures(site: Site, drop_key: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ProfileCheck:
-    """The live profiles: how many, which lack a vector, have a wrong version or norm."""
+    """The live profiles: how many, which lack a vector, show another version or recipe, or have a wrong norm."""
 
     individuals: int
     exemplars: int
@@ -80,7 +80,7 @@ def check_profiles(site: Site) -> ProfileCheck:
         rows = live_columns(session, release.recipe_id)
         exemplars = stored.exemplar_count(session, release.recipe_id)
     without = [row.name for row in rows if any(row.vectors[branch] is None for branch in BRANCHES)]
-    wrong = [row.name for row in rows if row.version != "v3_ensemble"]
+    wrong = [row.name for row in rows if row.version != "v3_ensemble" or row.recipe != release.recipe_id]
     off_norm = 0
     digest = hashlib.sha256()
     for row in rows:

@@ -56,12 +56,45 @@ class Deciding:
     result: MatchReport
     next_number: int | None = None
 
+    def rows_of(self, group: EncounterGroup) -> list[DetectionRow]:
+        """The detections of an encounter, in its order."""
+        return [self.drop.rows[sighting.key] for sighting in group.sightings]  # type: ignore[index]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Who an encounter was decided to be, None where it is uncertain, and on what decision."""
+
+    deer: uuid.UUID | None
+    name: str | None
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Considered:
+    """What a policy says of an encounter, before anything is written; `baseline` is v1's similarity to the best."""
+
+    query: Query
+    decision: Decision
+    baseline: float | None
+
 
 def query_of(work: Deciding, group: EncounterGroup) -> Query:
     """An encounter as the matching policy asks about it."""
     keys = [sighting.key for sighting in group.sightings]
     views = [work.drop.rows[key].viewpoint for key in keys]  # type: ignore[index]
     return Query(vectors_of(work.drop, work.matcher, keys), views, group.sex)
+
+
+def consider(
+    work: Deciding, gallery: GallerySource, group: EncounterGroup, taken: dict[object, set[object]]
+) -> Considered:
+    """What the policy says of an encounter; nothing is written, and a person's word is not asked for."""
+    query = query_of(work, group)
+    forbidden = frozenset().union(*(taken[row.image_id] for row in work.rows_of(group)))
+    near = gallery.for_query(query)
+    decision = decide(query, near, work.matcher.policy, forbidden)
+    return Considered(query, decision, _baseline_score(work, query, near.individuals, decision))
 
 
 def decide_one(
@@ -71,10 +104,15 @@ def decide_one(
     group: EncounterGroup,
     ordinal: int,
     taken: dict[object, set[object]],
-) -> None:
-    """Decide an encounter and write it down; `taken` (individuals by picture) and the gallery learn from it."""
-    keys = [work.drop.rows[sighting.key].id for sighting in group.sightings]  # type: ignore[index]
-    rows = [work.drop.rows[key] for key in keys]
+    considered: Considered | None = None,
+) -> Settled:
+    """Decide an encounter and write it down; `taken` (individuals by picture) and the gallery learn from it.
+
+    Args:
+        considered: what `consider` made of it, where that was asked before.
+    """
+    rows = work.rows_of(group)
+    keys = [row.id for row in rows]
     images = {row.image_id for row in rows}
     times = [row.timestamp for row in rows if row.timestamp is not None]
     seen = (min(times, default=None), max(times, default=None))
@@ -93,19 +131,17 @@ def decide_one(
             "given_individual": group.individual,
         },
     )
-    query = query_of(work, group)
     deer: uuid.UUID | None
     name: str | None
-    baseline: float | None
     if group.individual is not None:
+        query, baseline = query_of(work, group), None
         decision, deer, name = _by_person(session, group.individual, group, rows, seen)
-        method, baseline = "human", None
+        method = "human"
     else:
-        forbidden = frozenset().union(*(taken[image] for image in images))
-        near = gallery.for_query(query)
-        decision = decide(query, near, work.matcher.policy, forbidden)
+        considered = considered or consider(work, gallery, group, taken)
+        query, decision, baseline = considered.query, considered.decision, considered.baseline
         deer, name = _by_machine(session, work, decision, encounter, group, rows, seen)
-        method, baseline = "machine", _baseline_score(work, query, near.individuals, decision)
+        method = "machine"
         if decision.best is not None and baseline is not None:
             work.result.scores.append(decision.best.score)
             work.result.baseline_scores.append(baseline)
@@ -117,10 +153,11 @@ def decide_one(
     if deer is not None:
         for image in images:
             taken[image].add(deer)
-        _learn(gallery, work, query, deer, name or "", group.sex, decision)
+        learn(gallery, work, query, deer, name or "", group.sex, decision)
+    return Settled(deer, name, decision)
 
 
-def _learn(
+def learn(
     gallery: GallerySource,
     work: Deciding,
     query: Query,
@@ -234,6 +271,7 @@ def _log_row(
             for item in decision.shortlist
         ],
         "reason": decision.reason,
+        "probability": decision.probability,
         "matcher": policy.matcher if machine else "human",
         "recipe_id": work.matcher.recipe.id if machine else None,
         "release_id": work.matcher.release_id if machine else None,

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.reid.encounters import EncounterGroup, Sighting, group_events, split_event
-from deer_reid_pipeline.reid.similarity import BASELINE, FloatArray, VectorSet, cosine_matrix, fuse
+from deer_reid_pipeline.reid.matching import fused_similarity
+from deer_reid_pipeline.reid.similarity import BASELINE, FloatArray, VectorSet, cosine_matrix
 from deer_reid_pipeline.reid.vocabulary import sex_of
 from deer_reid_pipeline.steps.site import Matcher
 from deer_reid_pipeline.store.media import DetectionRow, detections_of_drop
@@ -97,8 +98,8 @@ def _moment(group: EncounterGroup) -> tuple[bool, datetime | int, int, str]:
 
 def _alike(drop: DropToDecide, matcher: Matcher, items: Sequence[Sighting]) -> FloatArray:
     sets = vectors_of(drop, matcher, [item.key for item in items])
-    weights = {branch: weight for branch, weight in matcher.policy.weights.items() if weight}
-    return fuse({branch: cosine_matrix(sets[branch], sets[branch]) for branch in weights}, weights)
+    weights = [branch for branch, weight in matcher.policy.weights.items() if weight]
+    return fused_similarity({b: cosine_matrix(sets[b], sets[b]) for b in weights}, matcher.policy)
 
 
 def vectors_of(drop: DropToDecide, matcher: Matcher, keys: Sequence[object]) -> dict[str, VectorSet]:

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.encounters import EncounterGroup
 from deer_reid_pipeline.reid.matching import score_individuals
+from deer_reid_pipeline.steps.ab import SideBySide, open_test
 from deer_reid_pipeline.steps.deciding import Deciding, LogLine, MatchReport, decide_one, query_of
 from deer_reid_pipeline.steps.encounter_groups import DropToDecide, encounters_of, load_drop
-from deer_reid_pipeline.steps.profiles import refresh_stale
+from deer_reid_pipeline.steps.profiles import embed_unknown, refresh_stale
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import decisions as log_book
 from deer_reid_pipeline.store.search import GallerySource, open_gallery, prepare_search
@@ -43,6 +44,8 @@ def match_drop(
     """
     say(matcher.describe())
     result = MatchReport()
+    embed_unknown(site, matcher.recipe, say)
+    test = open_test(site, matcher, drop_key, say)
     with site.database.session() as session:
         prepare_search(session, matcher.recipe.id, matcher.policy)
     with site.database.session() as session:
@@ -51,7 +54,7 @@ def match_drop(
         drop = load_drop(session, matcher, drop_key)
         groups = encounters_of(drop, matcher)
         if groups:
-            _decide_all(session, Deciding(matcher, drop, run_id, say, result), groups)
+            _decide_all(session, Deciding(matcher, drop, run_id, say, result), groups, test)
     say(
         f"{result.decided} encounters decided: {result.outcomes['matched']} matched, "
         f"{result.outcomes['new_individual']} new, {result.outcomes['uncertain']} uncertain "
@@ -60,13 +63,18 @@ def match_drop(
     return result
 
 
-def _decide_all(session: Session, work: Deciding, groups: Sequence[EncounterGroup]) -> None:
+def _decide_all(
+    session: Session, work: Deciding, groups: Sequence[EncounterGroup], test: SideBySide | None = None
+) -> None:
     deciding = {sighting.key for group in groups for sighting in group.sightings}
     gallery = open_gallery(session, work.matcher.recipe.id, work.matcher.policy, without=deciding)
     ordinal = log_book.next_ordinal(session, work.drop.key)
     taken = _animals_by_picture(session, work.drop, groups)
+    if test is not None:
+        test.begin(session, work, deciding)
+    decide = decide_one if test is None else test.decide
     for position, group in enumerate(_best_first(work, gallery, groups)):
-        decide_one(session, work, gallery, group, ordinal + position, taken)
+        decide(session, work, gallery, group, ordinal + position, taken)
         if (position + 1) % LOG_EVERY == 0 or position + 1 == len(groups):
             work.say(f"{position + 1} of {len(groups)} encounters decided; {_comparison(work.result)}")
         report("matches", position + 1, len(groups))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import pwd
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +13,8 @@ from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.store.database import Database, connect
-from deer_reid_pipeline.store.recipes import (
-    add_first_release,
-    live_release,
-    recipe_spec,
-    register_recipe,
-)
+from deer_reid_pipeline.store.recipes import recipe_spec, register_recipe
+from deer_reid_pipeline.store.releases import add_first_release, get_release, live_release
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.vision.embedder import Embedder
@@ -24,6 +22,14 @@ if TYPE_CHECKING:
     from deer_reid_pipeline.vision.weights import WeightStore
 
 log = logging.getLogger(__name__)
+
+
+def os_user() -> str | None:
+    """Name of the OS user who runs this, for logs of who did what; None where the system knows no name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Matcher:
         """The line that the log shows at the start of a run."""
         name = "Enhanced Re-ID enabled" if self.policy.matcher != "v1_resnet50" else "Enhanced Re-ID disabled (v1)"
         weights = " + ".join(f"{weight:g}*{branch}" for branch, weight in self.policy.weights.items())
+        if self.policy.fusion == "calibrated":
+            weights = f"calibrated fusion of {' and '.join(b for b, weight in self.policy.weights.items() if weight)}"
         release = f"release {self.release_id}" if self.release_id else "no release (random weights, for trials only)"
         changed = f"; overridden by {', '.join(self.overrides)}" if self.overrides else ""
         return (
@@ -112,19 +120,32 @@ class Site:
             if recipe.random_weights:
                 return self._overridden(recipe, policy, None)
             with self.database.session() as session:
-                made = add_first_release(session, recipe.id, policy, "first release of this home")
+                made = add_first_release(session, recipe.id, policy, "first release of this home", os_user())
                 found = (made.id, made.recipe_id, dict(made.policy))
         release_id, recipe_id, stored_policy = found
-        recipe = self._usable(self.stored_recipe(recipe_id))
+        recipe = self.usable(self.stored_recipe(recipe_id))
         if "recipe" in self.settings.model_fields_set and self.settings.recipe != recipe.name:
             raise SettingsError(
                 f"DEER_REID_RECIPE={self.settings.recipe} but the live release {release_id} of this home uses "
-                f"{recipe_id}, and vectors of two recipes are never compared: unset DEER_REID_RECIPE, or set "
-                "DEER_REID_HOME to a new folder"
+                f"{recipe_id}, and vectors of two recipes are never compared: unset DEER_REID_RECIPE, make a release "
+                f"of {self.settings.recipe} live (deer-reid reembed --recipe {self.settings.recipe}, then tune, "
+                "validate and deer-reid release promote), or set DEER_REID_HOME to a new folder"
             )
         return self._overridden(recipe, MatchPolicy.model_validate(stored_policy), release_id)
 
-    def _usable(self, recipe: Recipe) -> Recipe:
+    def matcher_of(self, release_id: int) -> Matcher:
+        """What a release matches with, live or not; settings do not override it.
+
+        Raises:
+            DatabaseError: there is no such release.
+            RecipeMismatchError, WeightsError: its recipe cannot be used here.
+        """
+        with self.database.session() as session:
+            release = get_release(session, release_id)
+            recipe_id, policy = release.recipe_id, MatchPolicy.model_validate(release.policy)
+        return Matcher(self.usable(self.stored_recipe(recipe_id)), policy, release_id, ())
+
+    def usable(self, recipe: Recipe) -> Recipe:
         """The recipe, after making sure that this version cuts its crops and that its files are here.
 
         Raises:

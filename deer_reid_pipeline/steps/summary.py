@@ -19,7 +19,7 @@ from deer_reid_pipeline.store.drops import (
     summarize_drop,
 )
 from deer_reid_pipeline.store.profiles import stale_profiles
-from deer_reid_pipeline.store.recipes import live_release
+from deer_reid_pipeline.store.releases import live_release
 
 
 @dataclass(frozen=True)

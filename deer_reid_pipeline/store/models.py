@@ -2,7 +2,8 @@
 
 `images`, `detections` and `deer` are the owner's tables: their names and columns stay, our additions are
 nullable or have a default. Everything else is ours. Every vector row carries the recipe that made it.
-`match_decisions` is append-only: a trigger made by the migrations refuses UPDATE and DELETE.
+`match_decisions`, `release_events` and `reviews` are append-only: triggers made by the migrations refuse UPDATE,
+DELETE and TRUNCATE.
 
 Schema changes are made by Alembic revisions in `migrations/`, never by `create_all`.
 """
@@ -10,13 +11,15 @@ Schema changes are made by Alembic revisions in `migrations/`, never by `create_
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from pgvector.sqlalchemy import Vector
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
+    Date,
     DateTime,
     Float,
     ForeignKey,
@@ -118,6 +121,9 @@ class Deer(Base):
     vector_recipe_id: Mapped[str | None] = mapped_column(
         Text,
         comment="Recipe of feature_vector; null: a v1 vector from before the enhancement, never overwritten",
+    )
+    columns_recipe_id: Mapped[str | None] = mapped_column(
+        Text, comment="Recipe of the multiscale and efficientnet columns; null: they are to be shown again"
     )
 
 
@@ -274,6 +280,10 @@ class RecipeRow(Base):
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), comment="When it was first used"
     )
+    control_of: Mapped[str | None] = mapped_column(
+        ForeignKey("recipes.id"),
+        comment="Recipe of whose pictures it embeds only the background: a control, never releasable",
+    )
 
 
 class Embedding(Base):
@@ -336,6 +346,28 @@ class ProfileExemplar(Base):
     vector: Mapped[Any] = mapped_column(Vector(VECTOR_SIZE), comment="Unit length")
 
 
+class Report(Base):
+    """What was measured: a validation, a tuning, a day's monitoring. The files are under the home."""
+
+    __tablename__ = "reports"
+    __table_args__ = (Index("ix_reports_kind", "kind", "id"), Index("ix_reports_candidate_id", "candidate_id"))
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Running number")
+    kind: Mapped[str] = mapped_column(String(20), comment="validation, tuning, monitoring, assignment or ab")
+    day: Mapped[date | None] = mapped_column(Date, comment="Day it is about, where it is about one")
+    recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"), comment="Recipe that was judged")
+    release_id: Mapped[int | None] = mapped_column(Integer, comment="Release that was live then")
+    candidate_id: Mapped[int | None] = mapped_column(Integer, comment="Release that was judged against the live one")
+    verdict: Mapped[str | None] = mapped_column(String(20), comment="PASS, FAIL or INCONCLUSIVE; null: not a judgement")
+    data_digest: Mapped[str | None] = mapped_column(Text, comment="Digest of what was judged")
+    summary: Mapped[dict[str, Any]] = mapped_column(JSONB, comment="Its figures and findings")
+    folder: Mapped[str | None] = mapped_column(Text, comment="Where its files are, relative to the home")
+    run_id: Mapped[str | None] = mapped_column(Text, comment="Dagster run")
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was made"
+    )
+
+
 class Release(Base):
     """What matching uses: a recipe, weights and thresholds. At most one row is live."""
 
@@ -350,6 +382,182 @@ class Release(Base):
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), comment="When it was made"
     )
+    fitted: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True),
+        comment="The policy with those fitted without each group of individuals; null: nothing was fitted",
+    )
+    report_id: Mapped[int | None] = mapped_column(ForeignKey("reports.id"), comment="Report that it was made with")
+    made_from: Mapped[int | None] = mapped_column(ForeignKey("releases.id"), comment="Release that it was made from")
+    name: Mapped[str | None] = mapped_column(Text, comment="For people")
+    author: Mapped[str | None] = mapped_column(Text, comment="Who made it")
+    promoted_at: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), comment="When it last became live; null: it never was"
+    )
+
+
+class ReleaseEvent(Base):
+    """Append-only log: which release became live when, by whom, on which report, and why."""
+
+    __tablename__ = "release_events"
+    __table_args__ = (
+        CheckConstraint("action IN ('first', 'proposed', 'promoted', 'rolled_back')", "release_events_action_check"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Running number, in order of the events")
+    action: Mapped[str] = mapped_column(String(20), comment="first, proposed, promoted or rolled_back")
+    release_id: Mapped[int] = mapped_column(
+        ForeignKey("releases.id"), index=True, comment="Release proposed, or live from then on"
+    )
+    previous_release_id: Mapped[int | None] = mapped_column(
+        ForeignKey("releases.id"), comment="Release that was live until then"
+    )
+    report_id: Mapped[int | None] = mapped_column(ForeignKey("reports.id"), comment="Report that it rests on")
+    verdict: Mapped[str | None] = mapped_column(String(20), comment="The report's verdict at that time")
+    forced: Mapped[bool] = mapped_column(
+        Boolean, server_default=text("false"), comment="True: against the gate, by a person's decision"
+    )
+    reason: Mapped[str] = mapped_column(Text, comment="Why")
+    actor: Mapped[str | None] = mapped_column(Text, comment="OS user who ran it")
+    run_id: Mapped[str | None] = mapped_column(Text, comment="Dagster run")
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), comment="When")
+
+
+class Review(Base):
+    """Append-only log: what a person said of two detections, whether they show one animal."""
+
+    __tablename__ = "reviews"
+    __table_args__ = (
+        UniqueConstraint("detection_a", "detection_b", "reviewer", "reviewed_at"),
+        CheckConstraint("detection_a < detection_b", "reviews_order_check"),
+        CheckConstraint("verdict IN ('same', 'different', 'unsure')", "reviews_verdict_check"),
+        Index("ix_reviews_detection_b", "detection_b"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Running number, in order of import")
+    detection_a: Mapped[uuid.UUID] = mapped_column(
+        UUID(as_uuid=True), comment="The smaller of the two ids; no foreign key: the log outlives it"
+    )
+    detection_b: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), comment="The larger of the two ids")
+    verdict: Mapped[str] = mapped_column(String(10), comment="same, different or unsure")
+    reviewer: Mapped[str] = mapped_column(Text, comment="Who looked")
+    reviewed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), comment="When they looked")
+    source: Mapped[str] = mapped_column(Text, comment="File it came from")
+    imported_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was stored"
+    )
+
+
+class MonitorFlag(Base):
+    """Something a rule found implausible on a day; the rows of a day are replaced when it is reported again."""
+
+    __tablename__ = "monitor_flags"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Running number")
+    day: Mapped[date] = mapped_column(Date, index=True, comment="Day that was looked at")
+    rule: Mapped[str] = mapped_column(Text, comment="Rule that found it")
+    encounter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("encounters.id"), comment="Encounter to look at")
+    other_encounter_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("encounters.id"), comment="Encounter that it does not go with"
+    )
+    decision_id: Mapped[int | None] = mapped_column(
+        BigInteger, comment="Decision in question; the log that it is in loses no row"
+    )
+    deer_id: Mapped[uuid.UUID | None] = mapped_column(
+        UUID(as_uuid=True), comment="Individual in question; no foreign key: the report outlives it"
+    )
+    detail: Mapped[str] = mapped_column(Text, comment="In words")
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was found"
+    )
+
+
+class MonitorSample(Base):
+    """A decision of a day drawn for a person to look at, with the chance it had of being drawn."""
+
+    __tablename__ = "monitor_samples"
+    __table_args__ = (
+        CheckConstraint(
+            "inclusion_probability > 0 AND inclusion_probability <= 1", "monitor_samples_probability_check"
+        ),
+    )
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True, comment="Day that was sampled")
+    decision_id: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, comment="Decision that was drawn; the log that it is in loses no row"
+    )
+    encounter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("encounters.id"), comment="Its encounter")
+    deer_id: Mapped[uuid.UUID] = mapped_column(
+        UUID(as_uuid=True), comment="Individual it was matched to; no foreign key: the sample outlives it"
+    )
+    stratum: Mapped[str] = mapped_column(Text, comment="Part of the day's decisions that it stands for")
+    inclusion_probability: Mapped[float] = mapped_column(
+        Float, comment="Chance of being drawn, above 0 to 1: one over the weight of Horvitz and Thompson"
+    )
+    detection_a: Mapped[uuid.UUID] = mapped_column(
+        UUID(as_uuid=True), comment="Detection to compare; no foreign key: the sample outlives it"
+    )
+    detection_b: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True), comment="Detection to compare it with")
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was drawn"
+    )
+
+
+class Deployment(Base):
+    """Where a camera stands. Coordinates never leave the database unless asked for."""
+
+    __tablename__ = "deployments"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True, comment="Camtrap DP deploymentID")
+    name: Mapped[str | None] = mapped_column(Text, comment="Camtrap DP locationName")
+    latitude: Mapped[float | None] = mapped_column(Float, comment="Degrees north, -90 to 90, WGS 84")
+    longitude: Mapped[float | None] = mapped_column(Float, comment="Degrees east, -180 to 180, WGS 84")
+    drop_key: Mapped[str | None] = mapped_column(Text, comment="Drop that said so last")
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it was last said"
+    )
+
+
+class AbTest(Base):
+    """Two releases side by side: a share of new encounters is decided by both. At most one runs."""
+
+    __tablename__ = "ab_tests"
+    __table_args__ = (
+        Index("ix_ab_tests_one_running", text("(ended_at IS NULL)"), unique=True, postgresql_where="ended_at IS NULL"),
+        CheckConstraint("share_b BETWEEN 0 AND 1 AND share_all BETWEEN 0 AND 1", "ab_tests_shares_check"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Running number")
+    release_a: Mapped[int] = mapped_column(ForeignKey("releases.id"), comment="Release of arm a")
+    release_b: Mapped[int] = mapped_column(ForeignKey("releases.id"), comment="Release of arm b")
+    share_b: Mapped[float] = mapped_column(Float, comment="Share of its encounters that arm b decides, 0 to 1")
+    share_all: Mapped[float] = mapped_column(Float, comment="Share of new encounters that take part, 0 to 1")
+    salt: Mapped[str] = mapped_column(Text, comment="Goes into the hash that gives an encounter its arm")
+    reason: Mapped[str] = mapped_column(Text, comment="What it is to find out")
+    started_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), comment="When it began"
+    )
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), comment="When it ended; null: it runs")
+
+
+class AbOutcome(Base):
+    """What both releases of an A/B test made of one encounter, and whose outcome was applied."""
+
+    __tablename__ = "ab_outcomes"
+    __table_args__ = (CheckConstraint("arm IN ('a', 'b')", "ab_outcomes_arm_check"),)
+
+    ab_test_id: Mapped[int] = mapped_column(ForeignKey("ab_tests.id"), primary_key=True, comment="Test")
+    encounter_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("encounters.id"), primary_key=True, comment="Encounter that took part"
+    )
+    arm: Mapped[str] = mapped_column(String(1), comment="a or b: whose outcome was applied")
+    release_id: Mapped[int] = mapped_column(ForeignKey("releases.id"), comment="Release whose outcome was applied")
+    outcome_a: Mapped[dict[str, Any]] = mapped_column(
+        JSONB, comment="Of arm a: decision, deer_id, individual, score, probability"
+    )
+    outcome_b: Mapped[dict[str, Any]] = mapped_column(
+        JSONB, comment="Of arm b: decision, deer_id, individual, score, probability"
+    )
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), comment="When")
 
 
 class MatchDecision(Base):

@@ -1,4 +1,4 @@
-"""Profiles: exemplars and mean directions of individuals, and the owner's vector columns."""
+"""Profiles: exemplars and mean directions of individuals, by recipe."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pgvector.sqlalchemy import Vector
-from sqlalchemy import case, delete, func, literal, select, update
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from deer_reid_pipeline.reid.similarity import BASELINE, EFFICIENTNET, MULTISCALE, FloatArray
+from deer_reid_pipeline.reid.similarity import BRANCHES, MULTISCALE, FloatArray
+from deer_reid_pipeline.store.columns import profiled, shown
 from deer_reid_pipeline.store.ids import opened_deer_id
-from deer_reid_pipeline.store.models import VECTOR_SIZE, Deer, Detection, Embedding, Profile, ProfileExemplar
+from deer_reid_pipeline.store.models import Deer, Detection, DetectionCrop, Embedding, Profile, ProfileExemplar
 
 
 @dataclass(frozen=True)
@@ -91,26 +91,18 @@ def stale_profiles(session: Session, recipe_id: str, *, live: bool, deer: uuid.U
     """Individuals whose profile under the recipe is missing or made of other detections than they have now.
 
     Args:
-        live: the recipe is the live one, so that a missing vector in the columns of `deer` counts too.
+        live: the recipe is the live one, so that columns of `deer` which do not show it count too.
         deer: look at this individual only.
     """
-    profiled = select(Profile.deer_id, Profile.digest).where(Profile.recipe_id == recipe_id)
+    digests = select(Profile.deer_id, Profile.digest).where(Profile.recipe_id == recipe_id)
     if deer is not None:
-        profiled = profiled.where(Profile.deer_id == deer)
-    made = dict(session.execute(profiled).tuples().all())
+        digests = digests.where(Profile.deer_id == deer)
+    made = dict(session.execute(digests).tuples().all())
     current = members(session, recipe_id, deer)
     stale = {key for key, items in current.items() if made.get(key) != digest_of(items)}
     if live:
-        stale.update(
-            session.scalars(
-                select(Deer.id).where(
-                    Deer.id.in_(list(made)),
-                    Deer.feature_vector.is_(None)
-                    | Deer.feature_vector_multiscale.is_(None)
-                    | Deer.feature_vector_efficientnet.is_(None),
-                )
-            )
-        )
+        due = select(Deer.id).where(profiled(recipe_id), ~shown(recipe_id))
+        stale.update(session.scalars(due if deer is None else due.where(Deer.id == deer)))
     return sorted(stale, key=str)
 
 
@@ -176,21 +168,42 @@ def put_profile(
         session.execute(insert(ProfileExemplar), rows)
 
 
-def show_live(session: Session, deer: uuid.UUID, recipe_id: str, means: Mapping[str, FloatArray]) -> None:
-    """Show the live release's vectors in the owner's columns.
+def individuals_lacking(session: Session, recipe_id: str) -> int:
+    """Individuals that the recipe knows less of than there is: cropped detections that its profile is not made of."""
+    cropped = select(DetectionCrop.detection_id).where(DetectionCrop.detection_id == Detection.id).exists()
+    there = (
+        select(Detection.deer_id, func.count().label("detections"))
+        .where(Detection.deer_id.is_not(None), ~Detection.superseded, cropped)
+        .group_by(Detection.deer_id)
+        .subquery()
+    )
+    made = (
+        select(Profile.deer_id, func.min(Profile.detections).label("detections"), func.count().label("branches"))
+        .where(Profile.recipe_id == recipe_id)
+        .group_by(Profile.deer_id)
+        .subquery()
+    )
+    behind = or_(func.coalesce(made.c.branches, 0) < len(BRANCHES), made.c.detections < there.c.detections)
+    both = there.outerjoin(made, made.c.deer_id == there.c.deer_id)
+    return session.scalar(select(func.count()).select_from(both).where(behind)) or 0
 
-    A v1 vector from before the enhancement (no recipe) is never overwritten: it is what a rollback returns to.
+
+def unknown_under(session: Session, recipe_id: str) -> list[uuid.UUID]:
+    """Individuals embedded under other recipes only, by id: opened under another release, they are unknown to this one.
+
+    Matching under the recipe would not find them and open them a second time.
     """
-    old_v1 = Deer.feature_vector.is_not(None) & Deer.vector_recipe_id.is_(None)
-    session.execute(
-        update(Deer)
-        .where(Deer.id == deer)
-        .values(
-            feature_vector=case((old_v1, Deer.feature_vector), else_=literal(means[BASELINE], Vector(VECTOR_SIZE))),
-            feature_vector_multiscale=means[MULTISCALE],
-            feature_vector_efficientnet=means[EFFICIENTNET],
-            embedding_version="v3_ensemble",
-            vector_recipe_id=case((old_v1, Deer.vector_recipe_id), else_=recipe_id),
+    embedded = select(Embedding.detection_id).where(Embedding.detection_id == Detection.id)
+    standing = select(Detection.id).where(Detection.deer_id == Deer.id, ~Detection.superseded).correlate(Deer)
+    return list(
+        session.scalars(
+            select(Deer.id)
+            .where(
+                ~profiled(recipe_id),
+                standing.where(embedded.where(Embedding.recipe_id != recipe_id).exists()).exists(),
+                ~standing.where(embedded.where(Embedding.recipe_id == recipe_id).exists()).exists(),
+            )
+            .order_by(Deer.id)
         )
     )
 
@@ -201,48 +214,3 @@ def remove_empty_profiles(session: Session) -> int:
     session.execute(delete(ProfileExemplar).where(ProfileExemplar.deer_id.not_in(alive)))
     result = session.execute(delete(Profile).where(Profile.deer_id.not_in(alive)))
     return int(getattr(result, "rowcount", 0))
-
-
-@dataclass(frozen=True)
-class LiveColumns:
-    """The vector columns of an individual with embedded sightings.
-
-    Attributes:
-        old_v1: feature_vector is from before the enhancement and may have any length.
-    """
-
-    name: str
-    vectors: dict[str, FloatArray | None]
-    old_v1: bool
-    version: str | None
-
-
-def live_columns(session: Session, recipe_id: str) -> list[LiveColumns]:
-    """What the columns of `deer` show of every individual with a standing detection embedded under the recipe."""
-    sighted = (
-        select(Detection.deer_id)
-        .join(Embedding, Embedding.detection_id == Detection.id)
-        .where(Detection.deer_id.is_not(None), ~Detection.superseded, Embedding.recipe_id == recipe_id)
-    )
-    rows = session.execute(
-        select(
-            Deer.id,
-            Deer.name,
-            Deer.feature_vector,
-            Deer.feature_vector_multiscale,
-            Deer.feature_vector_efficientnet,
-            Deer.vector_recipe_id,
-            Deer.embedding_version,
-        )
-        .where(Deer.id.in_(sighted))
-        .order_by(Deer.name, Deer.id)
-    )
-    return [
-        LiveColumns(
-            name or str(key),
-            {BASELINE: v1, MULTISCALE: multiscale, EFFICIENTNET: efficientnet},
-            recipe is None,
-            version,
-        )
-        for key, name, v1, multiscale, efficientnet, recipe, version in rows
-    ]

@@ -7,10 +7,11 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
-from sqlalchemy import LargeBinary, func, select, text
+from sqlalchemy import LargeBinary, case, func, select, text
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.reid.matching import Gallery, Known, MatchPolicy, Query, joined
@@ -188,7 +189,16 @@ class GallerySource:
                 found = nearest(self._session, self._recipe_id, branch, vector, candidates, method="hnsw")
                 owners.update(item.deer_id for item in found)
         stored = self._stored(sorted(owners - self._learned.keys(), key=str))
-        return Gallery([*stored, *self._learned.values()])
+        return Gallery([*stored, *self._learned.values()], left_out=len(self._everyone - owners - self._learned.keys()))
+
+    @cached_property
+    def _everyone(self) -> set[Hashable]:
+        """Individuals with an exemplar under the recipe, proposed or not."""
+        return set(
+            self._session.scalars(
+                select(ProfileExemplar.deer_id).where(ProfileExemplar.recipe_id == self._recipe_id).distinct()
+            )
+        )
 
     def learn(self, known: Known) -> None:
         """Let later queries of this run see an individual; one that is known gains exemplars."""
@@ -289,17 +299,18 @@ def _profiles(session: Session, recipe_id: str, branches: Sequence[str]) -> list
 
 
 def _v1_column(session: Session, recipe_id: str) -> list[Known]:
-    """deer.feature_vector as the owner's matcher used it.
+    """deer.feature_vector as the owner's matcher used it, one vector an individual.
 
     Vectors from before the enhancement have no recipe. Asking for the v1 matcher is asking to compare with them, so
-    they are taken to be of the present baseline branch; vectors known to be of another recipe are left out.
+    they are taken to be of the present baseline branch. Where the column shows a recipe, the individual's profile under
+    this one is taken, which is the same vector while it is live and stays when another release becomes live.
     """
+    old_v1 = Deer.feature_vector.is_not(None) & Deer.vector_recipe_id.is_(None)
+    profile = (Profile.deer_id == Deer.id) & (Profile.recipe_id == recipe_id) & (Profile.branch == BASELINE)
     rows = session.execute(
-        select(Deer.id, Deer.name, Deer.sex, Deer.feature_vector)
-        .where(
-            Deer.feature_vector.is_not(None),
-            (Deer.vector_recipe_id.is_(None)) | (Deer.vector_recipe_id == recipe_id),
-        )
+        select(Deer.id, Deer.name, Deer.sex, case((old_v1, Deer.feature_vector), else_=Profile.vector))
+        .outerjoin(Profile, profile)
+        .where(old_v1 | Profile.vector.is_not(None))
         .order_by(Deer.name, Deer.id)
     )
     return [

@@ -16,7 +16,8 @@ from deer_reid_pipeline.reid.similarity import unit
 from deer_reid_pipeline.steps.matches import match_drop
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.database import Database
-from deer_reid_pipeline.store.recipes import add_first_release, register_recipe
+from deer_reid_pipeline.store.recipes import register_recipe
+from deer_reid_pipeline.store.releases import add_first_release
 from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table, row_counts, run_all, settings_for
 
 

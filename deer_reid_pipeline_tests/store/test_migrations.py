@@ -57,9 +57,12 @@ def test_upgrade_twice_changes_nothing(empty_database_url: str, engine: Engine) 
 
 def test_every_revision_can_be_taken_back(empty_database_url: str, engine: Engine) -> None:
     schemas = []
-    for revision in ("0001", "0002", "0003"):
+    for revision in ("0001", "0002", "0003", "0004"):
         migrate.upgrade(empty_database_url, revision)
         schemas.append(schema_without_kept(engine))
+    assert migrate.current(empty_database_url) == migrate.head()
+    migrate.downgrade(empty_database_url, "0003")
+    assert schema_without_kept(engine) == schemas[2]
     migrate.downgrade(empty_database_url, "0002")
     assert schema_without_kept(engine) == schemas[1]
     migrate.downgrade(empty_database_url, "0001")
@@ -67,7 +70,7 @@ def test_every_revision_can_be_taken_back(empty_database_url: str, engine: Engin
     migrate.downgrade(empty_database_url, "base")
     assert schema_without_kept(engine) == set()
     migrate.upgrade(empty_database_url)
-    assert schema_without_kept(engine) == schemas[2]
+    assert schema_without_kept(engine) == schemas[3]
 
 
 def test_enhancement_is_what_was_specified(empty_database_url: str, engine: Engine) -> None:
@@ -239,7 +242,7 @@ def test_owner_tables_with_rows_are_never_dropped(empty_database_url: str, engin
     with pytest.raises(DatabaseError, match="not dropped while they hold rows"):
         migrate.downgrade(empty_database_url, "base")
     assert owner.contents(engine) == before
-    assert migrate.current(empty_database_url) == "0003", "an aborted downgrade left half of itself"
+    assert migrate.current(empty_database_url) == migrate.head(), "an aborted downgrade left half of itself"
 
 
 @pytest.mark.parametrize(
@@ -265,6 +268,39 @@ def test_decision_log_is_append_only(database_url: str, statement: str) -> None:
         run(engine, statement)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT reason FROM match_decisions")) == "first"
+
+
+def test_a_home_from_before_the_log_of_releases_gets_its_first_event(empty_database_url: str, engine: Engine) -> None:
+    migrate.upgrade(empty_database_url, "0003")
+    ones = "(SELECT array_agg(1) FROM generate_series(1, 512))::vector"
+    run(
+        engine,
+        "INSERT INTO recipes (id, name, spec) VALUES ('r', 'r', '{}')",
+        "INSERT INTO releases (recipe_id, policy, live, reason, created_at) "
+        "VALUES ('r', '{}', true, 'because', '2026-05-01')",
+        "INSERT INTO deer (id, name, feature_vector_multiscale, feature_vector_efficientnet, first_seen, last_seen) "
+        f"SELECT gen_random_uuid(), 'shown', {ones}, {ones}, now(), now()",
+        "INSERT INTO deer (id, name, first_seen, last_seen) VALUES (gen_random_uuid(), 'not yet', now(), now())",
+    )
+    for _ in range(2):
+        migrate.upgrade(empty_database_url)
+        with engine.connect() as connection:
+            events = connection.execute(
+                text("SELECT action, release_id, reason, at = '2026-05-01' FROM release_events")
+            )
+            assert [tuple(row) for row in events] == [("first", 1, "because", True)]
+            shown = connection.execute(text("SELECT name, columns_recipe_id FROM deer ORDER BY name DESC"))
+            assert [tuple(row) for row in shown] == [("shown", "r"), ("not yet", None)]
+            assert connection.scalar(text("SELECT promoted_at = created_at FROM releases"))
+        migrate.downgrade(empty_database_url, "0003")
+
+
+def test_another_table_named_reviews_is_refused(empty_database_url: str, engine: Engine) -> None:
+    migrate.upgrade(empty_database_url, "0003")
+    run(engine, "CREATE TABLE reviews (stars integer)")
+    with pytest.raises(DatabaseError, match="tables named reviews that are not ours"):
+        migrate.upgrade(empty_database_url)
+    assert migrate.current(empty_database_url) == "0003"
 
 
 def test_two_processes_that_upgrade_at_once_take_turns(empty_database_url: str) -> None:

@@ -1,0 +1,415 @@
+"""What monitoring reads and writes: the decisions of a period, whom they concern, a day's flags and its sample.
+
+Everything is read as it stood at the end of a day, from the log of decisions, so that a day that was missed can be
+reported later.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Subquery, delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from deer_reid_pipeline.store.media import box_of
+from deer_reid_pipeline.store.models import (
+    Deer,
+    Detection,
+    DropMedia,
+    Encounter,
+    Image,
+    MatchDecision,
+    MonitorFlag,
+    MonitorSample,
+    Report,
+)
+from deer_reid_pipeline.store.reports import MONITORING
+
+MACHINE, HUMAN, BEFORE = "machine", "human", "before"
+"""Who identified a sighting: the matcher, a person, or whatever was there before the enhancement."""
+
+
+@dataclass(frozen=True)
+class DecisionRow:
+    """A standing decision: the newest one about at least one of its detections."""
+
+    id: int
+    encounter_id: uuid.UUID
+    decision: str
+    method: str
+    deer_id: uuid.UUID | None
+    individual: str | None
+    score: float | None
+    threshold: float | None
+    probability: float | None
+    release_id: int | None
+    decided_at: datetime
+
+
+@dataclass(frozen=True)
+class SightingRow:
+    """A standing detection of an individual, with the decision that gave it to it.
+
+    Attributes:
+        decision_id: None for what was there before the enhancement.
+        decision: matched or new_individual; matched where there is no decision.
+        box: x, y, width, height as shares of the picture; no size where it cannot be placed.
+        sex: of the encounter: male, female or unknown.
+        source: of the detection; None for the owner's rows.
+    """
+
+    detection_id: uuid.UUID
+    image_id: uuid.UUID
+    encounter_id: uuid.UUID | None
+    decision_id: int | None
+    decision: str
+    method: str
+    deer_id: uuid.UUID
+    score: float | None
+    decided_at: datetime | None
+    camera: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    sex: str
+    classification: str
+    life_stage: str | None
+    viewpoint: str | None
+    given_individual: str | None
+    source: str | None
+    confidence: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class IndividualRow:
+    """An individual's record. `sex` and `identified_by` are the owner's words; the latter None for the owner's rows."""
+
+    id: uuid.UUID
+    name: str
+    sex: str
+    life_stage: str | None
+    identified_by: str | None
+    first_seen: datetime | None
+
+
+@dataclass(frozen=True)
+class FlagRow:
+    """A flag of a day as it is stored."""
+
+    day: date
+    rule: str
+    encounter_id: uuid.UUID
+    other_encounter_id: uuid.UUID | None
+    decision_id: int | None
+    deer_id: uuid.UUID | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """A drawn decision of a day as it is stored."""
+
+    day: date
+    decision_id: int
+    encounter_id: uuid.UUID
+    deer_id: uuid.UUID
+    stratum: str
+    inclusion_probability: float
+    detection_a: uuid.UUID
+    detection_b: uuid.UUID
+
+
+@dataclass(frozen=True)
+class ReportedDay:
+    """What the newest report of a day counted: matches, those of them that could be drawn, and flags."""
+
+    matches: int
+    frame: int
+    flags: int
+
+
+def standing_decisions(session: Session, start: datetime, end: datetime) -> list[DecisionRow]:
+    """Decisions made from `start` to before `end` that stood at `end`, in the order in which they were made."""
+    last = _last_said(end)
+    rows = session.scalars(
+        select(MatchDecision)
+        .where(
+            MatchDecision.decided_at >= start,
+            MatchDecision.decided_at < end,
+            MatchDecision.id.in_(select(last.c.decision_id)),
+        )
+        .order_by(MatchDecision.id)
+    )
+    return [_decision(row) for row in rows]
+
+
+def decision_rows(session: Session, decisions: Collection[int]) -> dict[int, DecisionRow]:
+    """These decisions, standing or not."""
+    rows = session.scalars(select(MatchDecision).where(MatchDecision.id.in_(decisions)))
+    return {row.id: _decision(row) for row in rows}
+
+
+def days_with_matches(session: Session, start: datetime, end: datetime) -> set[date]:
+    """UTC days on which the machine matched an encounter."""
+    day = func.date(func.timezone("UTC", MatchDecision.decided_at))
+    return set(
+        session.scalars(
+            select(day)
+            .where(
+                MatchDecision.method == MACHINE,
+                MatchDecision.decision == "matched",
+                MatchDecision.decided_at >= start,
+                MatchDecision.decided_at < end,
+            )
+            .distinct()
+        )
+    )
+
+
+def reported_days(session: Session, first: date, last: date) -> dict[date, ReportedDay]:
+    """What the newest monitoring report of each of these days counted, both days included."""
+    rows = session.execute(
+        select(Report.day, Report.summary)
+        .distinct(Report.day)
+        .where(Report.kind == MONITORING, Report.day >= first, Report.day <= last)
+        .order_by(Report.day, Report.id.desc())
+    )
+    return {
+        day: ReportedDay(int(summary["matches"]), int(summary["frame"]), len(summary["flags"]))
+        for day, summary in rows
+        if day is not None
+    }
+
+
+def sightings_until(session: Session, deer: Collection[uuid.UUID], end: datetime) -> list[SightingRow]:
+    """Standing detections that belonged to these individuals at `end`, by individual, decision and id."""
+    last = _last_said(end)
+    decided = session.execute(
+        select(Detection, Image, MatchDecision, Encounter)
+        .join(last, last.c.detection_id == Detection.id)
+        .join(MatchDecision, MatchDecision.id == last.c.decision_id)
+        .join(Encounter, Encounter.id == MatchDecision.encounter_id)
+        .join(Image, Image.id == Detection.image_id)
+        .where(MatchDecision.deer_id.in_(deer), ~Detection.superseded)
+        .order_by(MatchDecision.deer_id, MatchDecision.id, Detection.id)
+    )
+    found = [
+        _sighting(
+            detection,
+            image,
+            encounter_id=encounter.id,
+            decision_id=decision.id,
+            decision=decision.decision,
+            method=decision.method,
+            deer_id=decision.deer_id,
+            score=decision.score,
+            decided_at=decision.decided_at,
+            camera=encounter.deployment_id,
+            started_at=encounter.started_at,
+            ended_at=encounter.ended_at,
+            sex=encounter.sex,
+        )
+        for detection, image, decision, encounter in decided
+    ]
+    before = session.execute(
+        select(Detection, Image)
+        .join(Image, Image.id == Detection.image_id)
+        .where(_before_the_log(end), Detection.deer_id.in_(deer))
+        .order_by(Detection.deer_id, Detection.id)
+    )
+    found += [
+        _sighting(
+            detection,
+            image,
+            encounter_id=None,
+            decision_id=None,
+            decision="matched",
+            method=BEFORE,
+            deer_id=detection.deer_id,
+            score=None,
+            decided_at=None,
+            camera=image.deployment_id,
+            started_at=image.timestamp,
+            ended_at=image.timestamp,
+            sex="unknown",
+        )
+        for detection, image in before
+    ]
+    return found
+
+
+def sighting_counts(session: Session, end: datetime, without: Collection[int]) -> dict[uuid.UUID, int]:
+    """Encounters of every individual that stood at `end`; of what was there before the log, detections.
+
+    Args:
+        without: decisions that do not count.
+    """
+    last = _last_said(end)
+    counts: dict[uuid.UUID, int] = {}
+    rows = session.execute(
+        select(MatchDecision.id, MatchDecision.deer_id).where(
+            MatchDecision.deer_id.is_not(None), MatchDecision.id.in_(select(last.c.decision_id))
+        )
+    )
+    for key, deer in rows:
+        if key not in without and deer is not None:
+            counts[deer] = counts.get(deer, 0) + 1
+    before = session.execute(
+        select(Detection.deer_id, func.count()).where(_before_the_log(end)).group_by(Detection.deer_id)
+    )
+    for deer, count in before:
+        if deer is not None:
+            counts[deer] = counts.get(deer, 0) + int(count)
+    return counts
+
+
+def individuals_by_id(session: Session, deer: Collection[uuid.UUID]) -> dict[uuid.UUID, IndividualRow]:
+    """The records of these individuals; one that is gone is left out."""
+    rows = session.scalars(select(Deer).where(Deer.id.in_(deer)))
+    return {
+        row.id: IndividualRow(
+            row.id, row.name or str(row.id), row.sex, row.life_stage, row.identified_by, row.first_seen
+        )
+        for row in rows
+    }
+
+
+def detections_of(session: Session, decisions: Collection[int]) -> dict[int, tuple[uuid.UUID, ...]]:
+    """The detections that each of these decisions was made about."""
+    rows = session.execute(select(MatchDecision.id, MatchDecision.detection_ids).where(MatchDecision.id.in_(decisions)))
+    return {key: tuple(detections) for key, detections in rows}
+
+
+def names_given(session: Session, detections: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """Names that a person gave to these detections, before or after they were decided."""
+    rows = session.execute(
+        select(Detection.id, Detection.given_individual).where(
+            Detection.id.in_(detections), Detection.given_individual.is_not(None)
+        )
+    )
+    return {key: name for key, name in rows if name is not None}
+
+
+def detections_by_file(session: Session, files: Collection[str]) -> dict[str, list[tuple[str, uuid.UUID, uuid.UUID]]]:
+    """Standing detections of picture files, each as (drop, picture, detection).
+
+    Args:
+        files: paths within a drop; "dropKey:path" means that drop alone.
+    """
+    keyed = DropMedia.drop_key + ":" + DropMedia.file_path
+    rows = session.execute(
+        select(DropMedia.drop_key, DropMedia.file_path, DropMedia.image_id, Detection.id)
+        .join(Detection, Detection.image_id == DropMedia.image_id)
+        .where(~Detection.superseded, DropMedia.file_path.in_(files) | keyed.in_(files))
+        .order_by(DropMedia.drop_key, Detection.id)
+    )
+    found: dict[str, list[tuple[str, uuid.UUID, uuid.UUID]]] = {}
+    for drop, file, picture, key in rows:
+        for name in (file, f"{drop}:{file}"):
+            if name in files:
+                found.setdefault(name, []).append((drop, picture, key))
+    return found
+
+
+def replace_day(session: Session, day: date, flags: Sequence[FlagRow], sample: Sequence[SampleRow]) -> None:
+    """Store a day's flags and sample in place of those that were there."""
+    for table in (MonitorFlag, MonitorSample):
+        session.execute(delete(table).where(table.day == day))  # type: ignore[attr-defined]
+    if flags:
+        session.execute(insert(MonitorFlag), [vars(flag) for flag in flags])
+    if sample:
+        session.execute(insert(MonitorSample), [vars(item) for item in sample])
+
+
+def flags_between(session: Session, first: date, last: date) -> list[FlagRow]:
+    """Flags of these days, both included, newest day first."""
+    rows = session.scalars(
+        select(MonitorFlag)
+        .where(MonitorFlag.day >= first, MonitorFlag.day <= last)
+        .order_by(MonitorFlag.day.desc(), MonitorFlag.id)
+    )
+    return [
+        FlagRow(row.day, row.rule, row.encounter_id, row.other_encounter_id, row.decision_id, row.deer_id, row.detail)
+        for row in rows
+    ]
+
+
+def sample_between(session: Session, first: date, last: date) -> list[SampleRow]:
+    """Drawn decisions of these days, both included, newest day first."""
+    rows = session.scalars(
+        select(MonitorSample)
+        .where(MonitorSample.day >= first, MonitorSample.day <= last)
+        .order_by(MonitorSample.day.desc(), MonitorSample.decision_id)
+    )
+    return [
+        SampleRow(
+            row.day,
+            row.decision_id,
+            row.encounter_id,
+            row.deer_id,
+            row.stratum,
+            row.inclusion_probability,
+            row.detection_a,
+            row.detection_b,
+        )
+        for row in rows
+    ]
+
+
+def _decision(row: MatchDecision) -> DecisionRow:
+    return DecisionRow(
+        row.id,
+        row.encounter_id,
+        row.decision,
+        row.method,
+        row.deer_id,
+        row.individual,
+        row.score,
+        row.threshold,
+        row.probability,
+        row.release_id,
+        row.decided_at,
+    )
+
+
+def _last_said(end: datetime) -> Subquery:
+    """The newest decision about each detection, of those made before `end`."""
+    said = (
+        select(func.unnest(MatchDecision.detection_ids).label("detection_id"), MatchDecision.id.label("decision_id"))
+        .where(MatchDecision.decided_at < end)
+        .subquery()
+    )
+    return (
+        select(said.c.detection_id, func.max(said.c.decision_id).label("decision_id"))
+        .group_by(said.c.detection_id)
+        .subquery()
+    )
+
+
+def _before_the_log(end: datetime) -> Any:
+    """Identified detections of which the log says nothing: the owner's own, from before the enhancement."""
+    return (
+        Detection.deer_id.is_not(None)
+        & Detection.encounter_id.is_(None)
+        & ~Detection.superseded
+        & (Detection.created_at < end)
+    )
+
+
+def _sighting(detection: Detection, image: Image, **decided: Any) -> SightingRow:
+    return SightingRow(
+        detection_id=detection.id,
+        image_id=image.id,
+        classification=detection.classification,
+        life_stage=detection.life_stage,
+        viewpoint=detection.viewpoint,
+        given_individual=detection.given_individual,
+        source=detection.source,
+        confidence=detection.confidence,
+        box=box_of(detection, image),
+        **decided,
+    )
