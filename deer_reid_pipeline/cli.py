@@ -17,7 +17,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from deer_reid_pipeline import __version__
+from deer_reid_pipeline.commands.ab import app as ab_app
 from deer_reid_pipeline.commands.common import RESUME, Json, RecipeName, Verbose, emit, ready_site
+from deer_reid_pipeline.commands.evaluation import tune, validate
+from deer_reid_pipeline.commands.monitoring import cameras_app, monitor, review_app
+from deer_reid_pipeline.commands.releases import app as release_app
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.shipped import shipped
 from deer_reid_pipeline.terminal import Console, Progress
@@ -364,6 +368,12 @@ def _choose(site: Any, recipe: RecipeName) -> None:
     """Use a recipe from here on, also in what the run reads from the environment."""
     site.settings = site.settings.model_copy(update={"recipe": recipe.value})
     os.environ["DEER_REID_RECIPE"] = recipe.value
+
+
+for command in (validate, tune, monitor):
+    app.command()(command)
+for group in (release_app, review_app, cameras_app, ab_app):
+    app.add_typer(group)
 
 
 def main() -> NoReturn:

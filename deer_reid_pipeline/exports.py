@@ -59,6 +59,11 @@ def write_observations(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     _write(path, OBSERVATION_COLUMNS, rows)
 
 
+def write_reviews(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """One row a pair of pictures, for a person to fill in."""
+    _write(path, columns, rows)
+
+
 def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     table = pd.DataFrame.from_records(rows, columns=list(columns)) if rows else pd.DataFrame(columns=list(columns))
     for name in table.columns:

@@ -18,6 +18,7 @@ ALLOWED = {
     "store": {"store", "reid"},
     "steps": {"steps", "ingest", "store", "vision", "reid", "sample"},
     "defs": {"defs", "steps", "store", "reid"},
+    "commands": {"commands", "defs", "steps", "store", "reid"},
 }
 FORBIDDEN_LIBRARIES = {
     "reid": {"dagster", "sqlalchemy", "torch", "PIL", "psycopg2"},
@@ -27,6 +28,7 @@ FORBIDDEN_LIBRARIES = {
     "store": {"dagster", "torch", "PIL"},
     "steps": {"dagster"},
     "defs": {"torch", "sqlalchemy", "PIL"},
+    "commands": {"torch", "sqlalchemy", "PIL", "dagster"},
 }
 
 

@@ -57,9 +57,9 @@ def run_job(
 
     with dg.DagsterInstance.get() as instance:
         close_dead_runs(instance)
-        if partition_key is not None:
-            instance.add_dynamic_partitions(str(image_drop_partitions.name), [partition_key])
         job = defs.resolve_job_def(job_name)
+        if partition_key is not None and job.partitions_def == image_drop_partitions:
+            instance.add_dynamic_partitions(str(image_drop_partitions.name), [partition_key])
         result = job.execute_in_process(
             instance=instance,
             partition_key=partition_key,

@@ -1,4 +1,4 @@
-"""Jobs: the main job on one drop, and re-embedding."""
+"""Jobs: the main job on one drop, re-embedding, validation and tuning."""
 
 import dagster as dg
 
@@ -16,4 +16,18 @@ reembedding_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets("deer_profiles"),
     config={"ops": {"deer_profiles": {"config": {"backlog": True}}}},
     description="Embed whatever lacks vectors under the live recipe (or the one named) and bring profiles up to date.",
+)
+
+validation_job = dg.define_asset_job(
+    "validation_job",
+    selection=dg.AssetSelection.assets("similarity_distribution", "validation_report", "assignment_report"),
+    description="Judge what is live (and a waiting candidate) on the animals that people named.",
+)
+
+tuning_job = dg.define_asset_job(
+    "tuning_job",
+    selection=dg.AssetSelection.assets(
+        "similarity_distribution", "ensemble_weights", "match_threshold", "validation_report", "embedding_release"
+    ),
+    description="Fit weights and thresholds, judge them on animals outside the fit, and make them live on a PASS.",
 )

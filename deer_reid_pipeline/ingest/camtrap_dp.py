@@ -2,7 +2,7 @@
 
 frictionless judges the descriptor and every row. Only the tables' paths are taken from the descriptor:
 profiles and schemas that it names by web address are never fetched, the columns' types are given here. Tables
-lie in the drop as plain CSV in UTF-8. Coordinates of deployments are not read.
+lie in the drop as plain CSV in UTF-8.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from deer_reid_pipeline.ingest.camtrap_events import Events
 from deer_reid_pipeline.ingest.claims import Claims
 from deer_reid_pipeline.ingest.ledger import BadValue, Ledger
 from deer_reid_pipeline.ingest.paths import PictureIndex
-from deer_reid_pipeline.ingest.values import given
+from deer_reid_pipeline.ingest.records import DeploymentRecord
+from deer_reid_pipeline.ingest.values import given, position
 
 
 class CamtrapReader:
@@ -31,6 +32,7 @@ class CamtrapReader:
         self._deployments: set[str] | None = None
         self._media: dict[str, str | None] = {}
         self._media_of: dict[str, str] = {}
+        self.deployments: dict[str, DeploymentRecord] = {}
 
     def read(self) -> None:
         """Read the package. A broken deployments or observations table is quarantined, the rest is used."""
@@ -55,7 +57,17 @@ class CamtrapReader:
             self._ledger.quarantine(place, code, reason)
 
         rows = read_table(self._package, "deployments", self._ledger, bad)
-        self._deployments = {(cells["deploymentID"] or "").strip() for _, cells in rows}
+        self._deployments = set()
+        for _, cells in rows:
+            key = (cells["deploymentID"] or "").strip()
+            self._deployments.add(key)
+            try:
+                place = position(cells.get("latitude"), cells.get("longitude"))
+            except BadValue:
+                self._ledger.tally("deployment whose latitude and longitude cannot be used, left empty", key)
+                place = None
+            if place is not None:
+                self.deployments.setdefault(key, DeploymentRecord(key, given(cells.get("locationName")), *place))
 
     def _read_media(self) -> None:
         def bad(line: int, code: str, reason: str, cells: Row) -> None:

@@ -19,7 +19,7 @@ from deer_reid_pipeline.ingest.ledger import Ledger
 from deer_reid_pipeline.ingest.megadetector import MegaDetectorReader
 from deer_reid_pipeline.ingest.observations import read_observations
 from deer_reid_pipeline.ingest.paths import PictureIndex
-from deer_reid_pipeline.ingest.records import DropContents, MediaRecord
+from deer_reid_pipeline.ingest.records import DeploymentRecord, DropContents, MediaRecord
 from deer_reid_pipeline.ingest.scan import Scan, is_picture_name, scan_drop
 from deer_reid_pipeline.ingest.seal import UNREADABLE, SealedDrop, hash_file
 from deer_reid_pipeline.ingest.wording import plural, printable
@@ -49,7 +49,7 @@ def read_drop(sealed: SealedDrop, *, min_confidence: float) -> DropContents:
     hashes = _usable_pictures(sealed, scan, ledger)
     refused = (set(scan.pictures) - set(hashes)) | {file.rel for file in sealed.files if file.rel not in hashes}
     claims = Claims(ledger)
-    _read_tables(layout, PictureIndex(scan, refused), claims, ledger, min_confidence)
+    deployments = _read_tables(layout, PictureIndex(scan, refused), claims, ledger, min_confidence)
     media = _without_copies(hashes, claims, ledger)
     others = sorted(scan.others.difference(layout.files))
     if others:
@@ -61,7 +61,7 @@ def read_drop(sealed: SealedDrop, *, min_confidence: float) -> DropContents:
     unlisted = sum(1 for record in media if record.file_path not in claims)
     if unlisted and layout.manifest is not None:
         ledger.warn(f"{plural(unlisted, 'picture')} in the folder not listed in {printable(layout.manifest)}")
-    return DropContents(layout.name, tuple(_in_order(media)), ledger.quarantined, ledger.warnings)
+    return DropContents(layout.name, tuple(_in_order(media)), ledger.quarantined, ledger.warnings, deployments)
 
 
 def _shown(sealed: SealedDrop) -> str:
@@ -98,14 +98,20 @@ def _usable_pictures(sealed: SealedDrop, scan: Scan, ledger: Ledger) -> dict[str
     return usable
 
 
-def _read_tables(layout: Layout, index: PictureIndex, claims: Claims, ledger: Ledger, min_confidence: float) -> None:
+def _read_tables(
+    layout: Layout, index: PictureIndex, claims: Claims, ledger: Ledger, min_confidence: float
+) -> tuple[DeploymentRecord, ...]:
+    """Fill the claims from the layout's tables; returns the camera placements that they give."""
     name = layout.manifest or ""
     if layout.name == "megadetector":
         MegaDetectorReader(name, index, claims, ledger, min_confidence).read(layout.opened)
     elif layout.name == "observations":
         read_observations(layout.opened, name, index, claims, ledger, min_confidence)
     elif layout.name == "camtrap_dp":
-        CamtrapReader(layout.opened, index, claims, ledger, min_confidence).read()
+        reader = CamtrapReader(layout.opened, index, claims, ledger, min_confidence)
+        reader.read()
+        return tuple(reader.deployments.values())
+    return ()
 
 
 def _without_copies(hashes: dict[str, str], claims: Claims, ledger: Ledger) -> list[MediaRecord]:

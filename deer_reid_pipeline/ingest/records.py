@@ -69,6 +69,16 @@ class MediaRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentRecord:
+    """Where a camera stands: degrees north and east (WGS 84), or None for both. For the database alone."""
+
+    deployment_id: str
+    name: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QuarantineEntry:
     """A file or a row that was not used. `reason` is one plain ASCII sentence for a person.
 
@@ -82,9 +92,13 @@ class QuarantineEntry:
 
 @dataclass(frozen=True, slots=True)
 class DropContents:
-    """All that a drop says. `media` is in processing order; every list is in a fixed order."""
+    """All that a drop says. `media` is in processing order; every list is in a fixed order.
+
+    `deployments` are the camera placements of a Camtrap DP package; the other layouts have none.
+    """
 
     layout: LayoutName
     media: tuple[MediaRecord, ...]
     quarantined: tuple[QuarantineEntry, ...]
     warnings: tuple[str, ...]
+    deployments: tuple[DeploymentRecord, ...] = ()

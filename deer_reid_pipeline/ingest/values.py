@@ -126,6 +126,24 @@ def timestamp(cell: str | None) -> datetime | None:
     return moment
 
 
+def position(latitude: str | None, longitude: str | None) -> tuple[float, float] | None:
+    """Degrees north (-90 to 90) and east (-180 to 180); None where neither is given.
+
+    Raises:
+        BadValue: bad_value where one is missing, no number or out of range. The text never holds the coordinate.
+    """
+    cells = (given(latitude), given(longitude))
+    if cells == (None, None):
+        return None
+    try:
+        north, east = (float("nan") if cell is None else float(cell.replace(",", ".")) for cell in cells)
+    except ValueError as error:
+        raise BadValue("bad_value", "latitude or longitude is not a number") from error
+    if not (-90 <= north <= 90 and -180 <= east <= 180):
+        raise BadValue("bad_value", "latitude or longitude is missing or out of range (-90 to 90, -180 to 180)")
+    return north, east
+
+
 def viewpoint(cell: str | None) -> tuple[str | None, bool]:
     """left, right, front, back or None, and whether the word was understood."""
     word = (given(cell) or "unknown").lower()

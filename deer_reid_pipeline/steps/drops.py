@@ -14,6 +14,7 @@ from deer_reid_pipeline.ingest import DropContents, SealedDrop, read_drop, seal_
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.database import Database
+from deer_reid_pipeline.store.deployments import Place, put_deployments
 from deer_reid_pipeline.store.drops import QuarantineRow, add_drop, find_again, get_drop, media_with_image
 from deer_reid_pipeline.store.media import move_images
 from deer_reid_pipeline.vision.model_files import sha256_of
@@ -81,8 +82,10 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
         "warnings": list(contents.warnings),
     }
     quarantined = [QuarantineRow(entry.file, entry.code, entry.reason) for entry in contents.quarantined]
+    cameras = [Place(c.deployment_id, c.name, c.latitude, c.longitude) for c in contents.deployments]
     with site.database.session() as session:
-        add_drop(session, drop, media, quarantined)
+        if add_drop(session, drop, media, quarantined):
+            put_deployments(session, cameras, sealed.key)
     return sealed
 
 

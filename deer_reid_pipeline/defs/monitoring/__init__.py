@@ -1,0 +1,1 @@
+"""What watches the matcher while it is live: a report a day."""

@@ -1,0 +1,54 @@
+"""The two cuts of a policy: from where an animal is named, and below which it is opened as a new individual."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deer_reid_pipeline.reid.evaluation.estimates import Floats, clopper_pearson, clustered_rate
+from deer_reid_pipeline.reid.evaluation.searches import Searches
+
+NEVER_NAMES = 1.0
+"""Threshold of a policy that may claim no bound: only what looks exactly the same reaches it."""
+
+NEVER_OPENS = -1.0
+"""`new_below` of a policy that may claim no bound: no similarity is below it."""
+
+MOSTLY = 0.5
+"""Share of new animals among those opened as new, above which a cut is worth having."""
+
+
+def best_scores(searches: Searches) -> Floats:
+    """Highest similarity of each search to anybody, its mate included; NaN where nobody is comparable; (S,)."""
+    return np.fmax(searches.mate_score, searches.best_nonmate)
+
+
+def new_below_for(searches: Searches, bound: float, confidence: float = 0.95) -> float | None:
+    """The highest cut below which at most `bound` of returning animals fall, and most that falls is new.
+
+    An animal is opened as new where even its best candidate is below the cut. The share of returning animals is
+    claimed with this confidence: cuts are tried from the lowest up, as long as the one-sided upper confidence bound
+    (Clopper-Pearson, clustered by individual) stays within `bound`, so that the claim holds although the cut was
+    chosen by looking. Of the encounters below the cut most must be first ones, with the same confidence: similarities
+    that do not tell new animals from known ones open none, however few they would open wrongly.
+
+    Returns:
+        None where nothing can be claimed: too few returning individuals (59 for 5 % where none falls below), or
+        nowhere are most of them new.
+    """
+    mated = np.flatnonzero(searches.mated)
+    if not len(mated):
+        return None
+    best = best_scores(searches)
+    order = mated[np.argsort(best[mated], kind="stable")]
+    scores, owners = best[order], searches.individual[order]
+    new = np.sort(best[searches.first & np.isfinite(best)])
+    trials = np.bincount(owners, minlength=searches.individuals)
+    highest: float | None = None
+    for events in np.r_[0, np.flatnonzero(np.diff(scores)) + 1].tolist():
+        fallen = np.bincount(owners[:events], minlength=searches.individuals)
+        if clustered_rate(fallen, trials, level=2 * confidence - 1).high > bound:
+            break
+        opened = int(np.searchsorted(new, scores[events], side="left"))
+        if clopper_pearson(opened, opened + events, level=2 * confidence - 1)[0] > MOSTLY:
+            highest = float(scores[events])
+    return highest

@@ -1,0 +1,169 @@
+"""Stored detections as the plausibility rules judge them, and the pair of pictures that settles a match."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from deer_reid_pipeline.reid.matching import flank_signs
+from deer_reid_pipeline.reid.sightings import BodySize, IdentifiedEncounter, Position
+from deer_reid_pipeline.reid.vocabulary import LIFE_STAGE_BY_CLASSIFICATION, sex_of
+from deer_reid_pipeline.store.monitoring import BEFORE, HUMAN, IndividualRow, SightingRow
+
+EDGE = 0.01
+"""A box that comes this near to an edge of its picture (share of the side) may be cut off there."""
+
+MOST_COMPARED = 200
+"""Pictures of an individual among which the one to compare with is chosen."""
+
+_GROWN = frozenset({"mature", "mid"})
+_GROWN_IN_OWNER_ROWS = frozenset({"mature", "mid", "buck", "doe"})
+"""The owner tells bucks and does from fawns; of our own rows these two words only say the sex."""
+
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Match:
+    """What was decided about one encounter: its detections, and what they say together."""
+
+    sighting: IdentifiedEncounter
+    rows: tuple[SightingRow, ...]
+
+    @property
+    def evidence(self) -> bool:
+        """Whether it shows who the individual is: a person said so, or the individual was opened with it."""
+        first = self.rows[0]
+        return first.method in (HUMAN, BEFORE) or first.decision == "new_individual"
+
+
+def build_matches(
+    rows: Sequence[SightingRow],
+    individuals: Mapping[uuid.UUID, IndividualRow],
+    positions: Mapping[str, Position],
+    suspects: Collection[int],
+) -> list[Match]:
+    """Group detections by the decision that gave them to their individual.
+
+    Args:
+        positions: of cameras whose position is known.
+        suspects: decisions that are judged.
+    """
+    groups: dict[Hashable, list[SightingRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.decision_id if row.decision_id is not None else row.detection_id].append(row)
+    matches = [_match(tuple(group), individuals, positions, suspects) for group in groups.values()]
+    return _with_recorded_stage(matches, individuals)
+
+
+def review_pair(match: Match, others: Iterable[Match]) -> tuple[uuid.UUID, uuid.UUID] | None:
+    """The two detections that a person should compare to say whether a match is right; None where there are none.
+
+    One of the encounter and one that shows who the individual is. The same flank comes first, opposite flanks last;
+    then what a person named, then the more confident boxes.
+    """
+    known = [
+        (row, other.evidence)
+        for other in others
+        if other.sighting.individual == match.sighting.individual
+        and other.sighting.encounter != match.sighting.encounter
+        for row in other.rows
+    ]
+    known = sorted(known, key=lambda item: (item[1], item[0].confidence, str(item[0].detection_id)))[-MOST_COMPARED:]
+    if not known:
+        return None
+    own_flanks = flank_signs([row.viewpoint for row in match.rows])
+    flanks = flank_signs([row.viewpoint for row, _ in known])
+    worth = [
+        (
+            (
+                evidence,
+                bool(own_flanks[i] * flanks[j] >= 0),
+                row.viewpoint is not None and row.viewpoint == other.viewpoint,
+                other.method == HUMAN,
+                row.confidence + other.confidence,
+                str(row.detection_id),
+                str(other.detection_id),
+            ),
+            (row.detection_id, other.detection_id),
+        )
+        for i, row in enumerate(match.rows)
+        for j, (other, evidence) in enumerate(known)
+    ]
+    return max(worth)[1]
+
+
+def _match(
+    rows: tuple[SightingRow, ...],
+    individuals: Mapping[uuid.UUID, IndividualRow],
+    positions: Mapping[str, Position],
+    suspects: Collection[int],
+) -> Match:
+    first = rows[0]
+    record = individuals.get(first.deer_id)
+    stages = {stage for stage in map(_stage, rows) if stage is not None}
+    classified = {sex_of(row.classification) for row in rows} - {"unknown"}
+    sex = first.sex if first.sex != "unknown" or len(classified) != 1 else classified.pop()
+    sizes = [row.box for row in rows if row.box[3] > 0]
+    sighting = IdentifiedEncounter(
+        encounter=first.encounter_id if first.encounter_id is not None else first.detection_id,
+        individual=first.deer_id,
+        name=record.name if record is not None else str(first.deer_id),
+        suspect=first.decision_id in suspects,
+        sex="unknown" if stages == {"juvenile"} else sex,
+        individual_sex=sex_of(record.sex) if record is not None else "unknown",
+        life_stage=stages.pop() if len(stages) == 1 else None,
+        camera=first.camera,
+        position=positions.get(first.camera) if first.camera is not None else None,
+        start=first.started_at,
+        end=first.ended_at,
+        boxes=tuple((row.image_id, row.detection_id) for row in rows),
+        size=_size(sizes) if sizes else None,
+        score=first.score if first.score is not None else float("nan"),
+    )
+    return Match(sighting, rows)
+
+
+def _stage(row: SightingRow) -> str | None:
+    if row.life_stage is not None:
+        return row.life_stage
+    if row.classification in (_GROWN if row.source is not None else _GROWN_IN_OWNER_ROWS):
+        return "adult"
+    return LIFE_STAGE_BY_CLASSIFICATION.get(row.classification)
+
+
+def _size(boxes: Sequence[tuple[float, float, float, float]]) -> BodySize:
+    x, y, width, height = np.array(boxes, dtype=np.float64).T
+    whole = (x > EDGE) & (y > EDGE) & (x + width < 1 - EDGE) & (y + height < 1 - EDGE)
+    if not whole.any():
+        return BodySize(float(np.median(height)), float(np.median(y + height)), False)
+    return BodySize(float(np.median(height[whole])), float(np.median((y + height)[whole])), True)
+
+
+def _with_recorded_stage(matches: list[Match], individuals: Mapping[uuid.UUID, IndividualRow]) -> list[Match]:
+    """Where no earlier sighting of an individual says its age but its record does, it was so at the first sighting."""
+    by_individual: dict[Hashable, list[int]] = defaultdict(list)
+    for index, match in enumerate(matches):
+        if not match.sighting.suspect:
+            by_individual[match.sighting.individual].append(index)
+    for key, indices in by_individual.items():
+        record = individuals.get(key)  # type: ignore[call-overload]
+        stage = None if record is None else _recorded_stage(record)
+        if stage is None or any(matches[index].sighting.life_stage is not None for index in indices):
+            continue
+        index = min(indices, key=lambda i: matches[i].sighting.start or _BEFORE_ALL)
+        match = matches[index]
+        matches[index] = replace(match, sighting=replace(match.sighting, life_stage=stage))
+    return matches
+
+
+def _recorded_stage(record: IndividualRow) -> str | None:
+    if record.life_stage is not None:
+        return record.life_stage
+    words = _GROWN if record.identified_by is not None else _GROWN_IN_OWNER_ROWS
+    return "adult" if record.sex in words else LIFE_STAGE_BY_CLASSIFICATION.get(record.sex)

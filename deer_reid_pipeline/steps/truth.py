@@ -1,0 +1,256 @@
+"""The labelled detections of an installation: what every evaluation and every fit is made on.
+
+An encounter here is one individual in one event, however the matcher of the day cut its decisions, so that two
+matchers are judged on the same encounters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from deer_reid_pipeline.reid.encounters import BURST_GAP
+from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled
+from deer_reid_pipeline.reid.similarity import BRANCHES, VectorSet
+from deer_reid_pipeline.reid.vocabulary import UNKNOWN, agreed_sex, sex_of
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store.reviews import DIFFERENT, SAME, PairReview, standing_reviews
+from deer_reid_pipeline.store.truth import TruthRow, encounters_of, load_vectors, truth_rows
+
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+"""Where pictures stand that carry no time and came with no drop: they were there before the pipeline."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Identities that follow from comparisons of two pictures by a person.
+
+    Attributes:
+        individuals: encounter -> individual.
+        contradicted: encounters that stay unidentified because the comparisons contradict each other.
+        disputed: pairs of named detections of which a comparison says otherwise than their names.
+    """
+
+    individuals: Mapping[uuid.UUID, str]
+    contradicted: int
+    disputed: int
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labelled detections, and an account of what was added to and left out of them.
+
+    Attributes:
+        without_vectors: identified detections that lack a vector of some branch under the recipe.
+        reviews: what comparisons by a person added.
+    """
+
+    labelled: Labelled
+    without_vectors: int
+    reviews: Learned
+
+
+def load_labelled(site: Site, recipe_id: str) -> Labelled:
+    """Standing detections whose individual a person gave, with their vectors under a recipe.
+
+    Rows are ordered by encounter, then detection; individuals by name. Strata are light (day, infrared), flank, sex,
+    camera, and sightings: how many encounters apart by more than a burst the individual has (1, 2-4, 5+).
+    """
+    return load_truth(site, recipe_id).labelled
+
+
+def load_truth(site: Site, recipe_id: str) -> Truth:
+    """The labelled detections under a recipe, and what was added and left out.
+
+    A "same" between an identified detection and an encounter without a name gives that encounter the individual, for
+    evaluation only: nothing is written.
+    """
+    with site.database.session() as session:
+        reviews = standing_reviews(session)
+        compared = {key for review in reviews for key in review.pair}
+        rows = truth_rows(session, encounters_of(session, compared) if compared else ())
+        learned = learn(rows, reviews)
+        named = [row for row in (_with_learned(row, learned) for row in rows) if row.individual is not None]
+        vectors, complete = load_vectors(session, recipe_id, BRANCHES, [row.detection_id for row in named])
+    kept = [row for row, there in zip(named, complete.tolist(), strict=True) if there]
+    if len(kept) < len(named):
+        vectors = {branch: matrix[complete] for branch, matrix in vectors.items()}
+    return Truth(
+        _labelled(kept, {b: VectorSet(recipe_id, b, m) for b, m in vectors.items()}), len(named) - len(kept), learned
+    )
+
+
+def data_digest(labelled: Labelled) -> str:
+    """sha256 over detections, individuals and encounters: tells whether two reports judged the same data."""
+    lines = (
+        f"{key} {labelled.names[individual]} {encounter}\n"
+        for key, individual, encounter in zip(
+            labelled.keys, labelled.individual.tolist(), labelled.encounter.tolist(), strict=True
+        )
+    )
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def learn(rows: Sequence[TruthRow], reviews: Sequence[PairReview]) -> Learned:
+    """Whom the encounters without a name show, by a person's comparisons of two pictures.
+
+    Of several comparisons of one pair the latest counts. Encounters said to be the same are joined, and take the one
+    individual that any of them was said to be. They stay without where two individuals, or a "different" among them,
+    contradict that.
+
+    Args:
+        reviews: those on detections that are not among the rows are passed over.
+    """
+    name = {row.detection_id: row.individual for row in rows if row.individual is not None}
+    unnamed = {row.detection_id: row.encounter_id for row in rows if row.individual is None and row.encounter_id}
+    place = {key: index for index, key in enumerate(sorted(set(unnamed.values()), key=str))}
+    node = {detection: place[encounter] for detection, encounter in unnamed.items()}
+    latest: dict[tuple[uuid.UUID, uuid.UUID], str] = {}
+    for review in sorted(reviews, key=lambda item: item.reviewed_at):
+        latest[review.pair] = review.verdict
+    words = [(*pair, verdict == SAME) for pair, verdict in latest.items() if verdict in (SAME, DIFFERENT)]
+    group = _groups(len(place), ((node[a], node[b]) for a, b, same in words if same and a in node and b in node))
+    said: dict[int, set[str]] = defaultdict(set)
+    denied: dict[int, set[str]] = defaultdict(set)
+    torn: set[int] = set()
+    disputed = 0
+    for a, b, same in words:
+        if a in name and b in name:
+            disputed += (name[a] == name[b]) != same
+        elif a in node and b in node:
+            if not same and group[node[a]] == group[node[b]]:
+                torn.add(int(group[node[a]]))
+        elif (a in name or b in name) and (a in node or b in node):
+            known, other = (a, b) if a in name else (b, a)
+            (said if same else denied)[int(group[node[other]])].add(name[known])
+    individuals: dict[uuid.UUID, str] = {}
+    contradicted = 0
+    for key, index in place.items():
+        of = int(group[index])
+        if len(said[of]) > 1 or said[of] & denied[of] or (said[of] and of in torn):
+            contradicted += 1
+        elif said[of]:
+            individuals[key] = next(iter(said[of]))
+    return Learned(individuals, contradicted, disputed)
+
+
+def _with_learned(row: TruthRow, learned: Learned) -> TruthRow:
+    if row.individual is not None or row.encounter_id is None:
+        return row
+    return replace(row, individual=learned.individuals.get(row.encounter_id))
+
+
+def _groups(count: int, links: Iterable[tuple[int, int]]) -> Ints:
+    """Number of the connected group of each of `count` things; int64 (count,)."""
+    pairs = np.array(list(links), dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64) if count else np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Encounter:
+    """One individual in one event.
+
+    Attributes:
+        events: the event it was decided in, the events its pictures came with, and the pictures themselves.
+    """
+
+    individual: str
+    rows: tuple[int, ...]
+    events: frozenset[Hashable]
+    camera: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    sex: str
+    when: tuple[datetime, datetime, int, str]
+
+
+def _labelled(rows: Sequence[TruthRow], vectors: Mapping[str, VectorSet]) -> Labelled:
+    encounters = _encounters(rows)
+    order = [index for encounter in encounters for index in encounter.rows]
+    code = np.repeat(np.arange(len(encounters)), [len(encounter.rows) for encounter in encounters])
+    burst = _bursts(encounters)
+    names = sorted({encounter.individual for encounter in encounters})
+    place = {name: index for index, name in enumerate(names)}
+    owner = np.array([place[encounter.individual] for encounter in encounters], dtype=np.int64)
+    met = np.array([len(set(burst[owner == index].tolist())) for index in range(len(names))], dtype=np.int64)
+    ordered = [rows[index] for index in order]
+    sexes = [encounters[index].sex for index in code.tolist()]
+    return Labelled(
+        keys=[row.detection_id for row in ordered],
+        vectors={branch: VectorSet(item.recipe_id, branch, item.vectors[order]) for branch, item in vectors.items()},
+        individual=owner[code],
+        encounter=code.astype(np.int64),
+        burst=burst[code],
+        viewpoints=[row.viewpoint for row in ordered],
+        names=names,
+        sexes=sexes,
+        strata={
+            "light": ["" if row.infrared is None else "infrared" if row.infrared else "day" for row in ordered],
+            "flank": [row.viewpoint or "" for row in ordered],
+            "sex": ["" if sex == UNKNOWN else sex for sex in sexes],
+            "sightings": [_sightings(count) for count in met[owner[code]].tolist()],
+            "camera": ["" if (row.camera or "folder:").startswith("folder:") else str(row.camera) for row in ordered],
+        },
+    )
+
+
+def _sightings(encounters: int) -> str:
+    return "1" if encounters == 1 else "2-4" if encounters < 5 else "5+"
+
+
+def _encounters(rows: Sequence[TruthRow]) -> list[_Encounter]:
+    """One individual in one event each, in the order in which they happened.
+
+    Where no time is known, an encounter happened when its drop was sealed, in the drop's own order.
+    """
+    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        assert row.individual is not None
+        members[row.event, row.individual].append(index)
+    found = []
+    for (event, individual), indices in members.items():
+        of = [rows[index] for index in indices]
+        started = min((row.started_at for row in of if row.started_at), default=None)
+        sealed = min((row.sealed_at for row in of if row.sealed_at), default=_BEFORE_ALL)
+        found.append(
+            _Encounter(
+                individual=individual,
+                rows=tuple(indices),
+                events=frozenset(
+                    {event, *(row.given_event for row in of if row.given_event), *(row.image_id for row in of)}
+                ),
+                camera=of[0].camera,
+                started_at=started,
+                ended_at=max((row.ended_at for row in of if row.ended_at), default=started),
+                sex=agreed_sex([row.sex or sex_of(row.classification) for row in of]),
+                when=(started or sealed, sealed, min(row.ordinal for row in of), f"{event} {individual}"),
+            )
+        )
+    return sorted(found, key=lambda encounter: encounter.when)
+
+
+def _bursts(encounters: Sequence[_Encounter]) -> Ints:
+    """Code of the burst of each encounter: one event, or one individual on one camera within `BURST_GAP`."""
+    links: list[tuple[int, int]] = []
+    first: dict[Hashable, int] = {}
+    for index, encounter in enumerate(encounters):
+        links += [(index, first.setdefault(event, index)) for event in encounter.events]
+    until: dict[tuple[str, str], tuple[datetime, int]] = {}
+    for index, encounter in enumerate(encounters):
+        if encounter.started_at is None or encounter.ended_at is None or encounter.camera is None:
+            continue
+        place = (encounter.individual, encounter.camera)
+        ended, last = until.get(place, (encounter.ended_at, index))
+        if encounter.started_at - ended <= BURST_GAP:
+            links.append((index, last))
+        until[place] = (max(ended, encounter.ended_at), index)
+    return _groups(len(encounters), links)

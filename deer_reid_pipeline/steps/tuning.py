@@ -1,0 +1,138 @@
+"""`tune`: fit weights, thresholds and probabilities to the home's own labelled animals, and propose them as a release.
+
+Nothing that matches changes here. What was fitted waits as a candidate, which the gate judges.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deer_reid_pipeline.errors import DatabaseError
+from deer_reid_pipeline.progress import report as tell
+from deer_reid_pipeline.reid.fitted import FittedPolicy
+from deer_reid_pipeline.reid.tuning.fit import Tuned, fit
+from deer_reid_pipeline.steps.releases import propose
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.truth import data_digest, load_labelled
+from deer_reid_pipeline.store.checks import individuals_with_sightings
+from deer_reid_pipeline.store.models import Report
+from deer_reid_pipeline.store.releases import fitted_of, get_release
+from deer_reid_pipeline.store.reports import TUNING, add_report, get_report, newest_report
+
+LogLine = Callable[[str], None]
+
+log = logging.getLogger(__name__)
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A fit and the report that keeps it; `tuned` is None where there was nothing to fit on."""
+
+    report: int
+    recipe: str
+    release: int | None
+    tuned: Tuned | None
+    rationale: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What came of proposing a fit: the candidate, or why there is none."""
+
+    report: int
+    candidate: int | None
+    reason: str
+    summary: dict[str, Any]
+
+
+def fit_release(
+    site: Site, *, bound: float | None = None, run_id: str | None = None, say: LogLine = log.info
+) -> Fitting:
+    """Fit a policy to the labelled animals under the live release's recipe, and keep it as a report.
+
+    Args:
+        bound: share of searches for unknown animals that may return a name; the live release's where not given.
+
+    Raises:
+        ValueError: the bound is not between 0 and 1.
+    """
+    matcher = site.matcher()
+    if matcher.overrides:
+        say(f"fitted beside the release itself; {', '.join(matcher.overrides)} stays in force where it is set")
+    base = matcher.policy if matcher.release_id is None else site.matcher_of(matcher.release_id).policy
+    labelled = load_labelled(site, matcher.recipe.id)
+    with site.database.session() as session:
+        known = individuals_with_sightings(session)
+    tuned = None
+    if labelled.individuals < 2:
+        rationale: tuple[str, ...] = (
+            f"{labelled.individuals} individuals were named by a person, and fitting needs at least two: name animals "
+            "in a drop's table (individualID), or import reviews.",
+        )
+    else:
+        say(f"fitting on {len(labelled)} detections of {labelled.individuals} individuals under {matcher.recipe.id}")
+        tuned = fit(
+            labelled,
+            base,
+            bound=base.false_positive_bound if bound is None else bound,
+            folds=FOLDS,
+            gallery_size=max(known, labelled.individuals),
+            progress=lambda done, total: tell("tuning", done, total),
+        )
+        rationale = tuned.rationale
+    summary: dict[str, Any] = {"rationale": list(rationale), "individuals": labelled.individuals}
+    if tuned is not None:
+        summary |= tuned.as_dict() | {"fitted": tuned.fitted.model_dump(mode="json")}
+    with site.database.session() as session:
+        row = add_report(
+            session,
+            TUNING,
+            summary,
+            recipe_id=matcher.recipe.id,
+            release_id=matcher.release_id,
+            data_digest=data_digest(labelled),
+            run_id=run_id,
+        )
+    for line in rationale:
+        say(line)
+    return Fitting(row.id, matcher.recipe.id, matcher.release_id, tuned, rationale)
+
+
+def propose_fit(site: Site, report: int | None = None, run_id: str | None = None, say: LogLine = log.info) -> Proposal:
+    """Propose what a tuning report fitted (the newest, unless named) as a candidate.
+
+    Raises:
+        DatabaseError: nothing was fitted yet, or the report is not a tuning.
+    """
+    with site.database.session() as session:
+        row = newest_report(session, TUNING) if report is None else get_report(session, report)
+        if row is None or row.kind != TUNING:
+            raise DatabaseError("nothing was fitted yet: run deer-reid tune")
+        reason, fitted = _why_not(site, row)
+        summary = {key: value for key, value in row.summary.items() if key != "fitted"}
+        number, recipe = row.id, str(row.recipe_id)
+    if reason is not None or fitted is None:
+        say(f"no candidate: {reason}")
+        return Proposal(number, None, str(reason), summary)
+    why = f"tuning report {number}"
+    candidate = propose(site, recipe, fitted, why, report_id=number, name="tuned", run_id=run_id)
+    say(f"release {candidate} waits as a candidate: {why}")
+    return Proposal(number, candidate, why, summary)
+
+
+def _why_not(site: Site, row: Report) -> tuple[str | None, FittedPolicy | None]:
+    stored = row.summary.get("fitted")
+    if stored is None:
+        return str(row.summary["rationale"][0]), None
+    if row.release_id is None:
+        return f"recipe {row.recipe_id} has random weights and can never be released", None
+    fitted = FittedPolicy.model_validate(stored)
+    with site.database.session() as session:
+        if fitted_of(get_release(session, row.release_id)) == fitted:
+            return f"the fit is what release {row.release_id} has already", None
+    return None, fitted
