@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.store.monitoring import (
-    BEFORE,
     HUMAN,
     IndividualRow,
     SightingRow,
@@ -40,18 +39,21 @@ def wrong_by_people(
     """
     deer = {key: row.deer_id for key, row in decision_rows(session, decisions).items() if row.deer_id is not None}
     detections = detections_of(session, list(deer))
-    evidence: dict[uuid.UUID, list[SightingRow]] = defaultdict(list)
-    for row in sightings_until(session, set(deer.values()), _LATEST):
-        if row.method in (HUMAN, BEFORE) or row.decision == "new_individual":
-            evidence[row.deer_id].append(row)
-    records = individuals_by_id(session, set(deer.values()))
     names = names_given(session, {key for found in detections.values() for key in found})
     compared: dict[uuid.UUID, list[tuple[uuid.UUID, str]]] = defaultdict(list)
     for item in standing_reviews(session):
         compared[item.first].append((item.second, item.verdict))
         compared[item.second].append((item.first, item.verdict))
+    spoken_of = {key for key in deer if any(item in names or item in compared for item in detections[key])}
+    individuals = {deer[key] for key in spoken_of}
+    evidence: dict[uuid.UUID, list[SightingRow]] = defaultdict(list)
+    if individuals:
+        for row in sightings_until(session, individuals, _LATEST, evidence_only=True):
+            evidence[row.deer_id].append(row)
+    records = individuals_by_id(session, individuals)
     result: dict[int, bool] = {}
-    for key, individual in deer.items():
+    for key in sorted(spoken_of):
+        individual = deer[key]
         own = set(detections[key])
         shown = [row for row in evidence[individual] if row.detection_id not in own]
         given = {names[item] for item in own if item in names}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Subquery, delete, func, insert, select
+from sqlalchemy import Subquery, delete, func, insert, literal, null, select
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.store.media import box_of
@@ -31,6 +31,24 @@ from deer_reid_pipeline.store.reports import MONITORING
 
 MACHINE, HUMAN, BEFORE = "machine", "human", "before"
 """Who identified a sighting: the matcher, a person, or whatever was there before the enhancement."""
+
+_SEEN = (
+    Detection.id.label("detection_id"),
+    Detection.image_id,
+    Detection.classification,
+    Detection.life_stage,
+    Detection.viewpoint,
+    Detection.given_individual,
+    Detection.source,
+    Detection.confidence,
+    Detection.bbox,
+    Detection.bbox_x,
+    Detection.bbox_y,
+    Detection.bbox_width,
+    Detection.bbox_height,
+    Image.width,
+    Image.height,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,6 @@ class SightingRow:
     method: str
     deer_id: uuid.UUID
     score: float | None
-    decided_at: datetime | None
     camera: str | None
     started_at: datetime | None
     ended_at: datetime | None
@@ -185,11 +202,29 @@ def reported_days(session: Session, first: date, last: date) -> dict[date, Repor
     }
 
 
-def sightings_until(session: Session, deer: Collection[uuid.UUID], end: datetime) -> list[SightingRow]:
-    """Standing detections that belonged to these individuals at `end`, by individual, decision and id."""
+def sightings_until(
+    session: Session, deer: Collection[uuid.UUID], end: datetime, *, evidence_only: bool = False
+) -> list[SightingRow]:
+    """Standing detections that belonged to these individuals at `end`, by individual, decision and id.
+
+    Args:
+        evidence_only: leave out the machine's matches, which say whom an animal resembles and not who it is.
+    """
     last = _last_said(end)
-    decided = session.execute(
-        select(Detection, Image, MatchDecision, Encounter)
+    decided = (
+        select(
+            *_SEEN,
+            MatchDecision.encounter_id,
+            MatchDecision.id.label("decision_id"),
+            MatchDecision.decision,
+            MatchDecision.method,
+            MatchDecision.deer_id,
+            MatchDecision.score,
+            Encounter.deployment_id.label("camera"),
+            Encounter.started_at,
+            Encounter.ended_at,
+            Encounter.sex,
+        )
         .join(last, last.c.detection_id == Detection.id)
         .join(MatchDecision, MatchDecision.id == last.c.decision_id)
         .join(Encounter, Encounter.id == MatchDecision.encounter_id)
@@ -197,49 +232,27 @@ def sightings_until(session: Session, deer: Collection[uuid.UUID], end: datetime
         .where(MatchDecision.deer_id.in_(deer), ~Detection.superseded)
         .order_by(MatchDecision.deer_id, MatchDecision.id, Detection.id)
     )
-    found = [
-        _sighting(
-            detection,
-            image,
-            encounter_id=encounter.id,
-            decision_id=decision.id,
-            decision=decision.decision,
-            method=decision.method,
-            deer_id=decision.deer_id,
-            score=decision.score,
-            decided_at=decision.decided_at,
-            camera=encounter.deployment_id,
-            started_at=encounter.started_at,
-            ended_at=encounter.ended_at,
-            sex=encounter.sex,
+    if evidence_only:
+        decided = decided.where((MatchDecision.method == HUMAN) | (MatchDecision.decision == "new_individual"))
+    before = (
+        select(
+            *_SEEN,
+            null().label("encounter_id"),
+            null().label("decision_id"),
+            literal("matched").label("decision"),
+            literal(BEFORE).label("method"),
+            Detection.deer_id,
+            null().label("score"),
+            Image.deployment_id.label("camera"),
+            Image.timestamp.label("started_at"),
+            Image.timestamp.label("ended_at"),
+            literal("unknown").label("sex"),
         )
-        for detection, image, decision, encounter in decided
-    ]
-    before = session.execute(
-        select(Detection, Image)
         .join(Image, Image.id == Detection.image_id)
         .where(_before_the_log(end), Detection.deer_id.in_(deer))
         .order_by(Detection.deer_id, Detection.id)
     )
-    found += [
-        _sighting(
-            detection,
-            image,
-            encounter_id=None,
-            decision_id=None,
-            decision="matched",
-            method=BEFORE,
-            deer_id=detection.deer_id,
-            score=None,
-            decided_at=None,
-            camera=image.deployment_id,
-            started_at=image.timestamp,
-            ended_at=image.timestamp,
-            sex="unknown",
-        )
-        for detection, image in before
-    ]
-    return found
+    return [_sighting(row) for query in (decided, before) for row in session.execute(query)]
 
 
 def sighting_counts(session: Session, end: datetime, without: Collection[int]) -> dict[uuid.UUID, int]:
@@ -400,16 +413,25 @@ def _before_the_log(end: datetime) -> Any:
     )
 
 
-def _sighting(detection: Detection, image: Image, **decided: Any) -> SightingRow:
+def _sighting(row: Any) -> SightingRow:
     return SightingRow(
-        detection_id=detection.id,
-        image_id=image.id,
-        classification=detection.classification,
-        life_stage=detection.life_stage,
-        viewpoint=detection.viewpoint,
-        given_individual=detection.given_individual,
-        source=detection.source,
-        confidence=detection.confidence,
-        box=box_of(detection, image),
-        **decided,
+        row.detection_id,
+        row.image_id,
+        row.encounter_id,
+        row.decision_id,
+        row.decision,
+        row.method,
+        row.deer_id,
+        row.score,
+        row.camera,
+        row.started_at,
+        row.ended_at,
+        row.sex,
+        row.classification,
+        row.life_stage,
+        row.viewpoint,
+        row.given_individual,
+        row.source,
+        row.confidence,
+        box_of(row, row),
     )

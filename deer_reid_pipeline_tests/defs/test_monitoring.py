@@ -1,4 +1,4 @@
-"""`false_positive_report` as Dagster runs it: a missed day is filled by its partition, and the checks say what they mean."""
+"""`false_positive_report` as Dagster runs it: a missed day is filled by its partition, and what its checks say."""
 
 from __future__ import annotations
 

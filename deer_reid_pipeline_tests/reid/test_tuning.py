@@ -60,6 +60,23 @@ def test_new_below_is_the_highest_cut_that_the_exact_binomial_bound_allows(count
     assert cut == (pytest.approx(np.sort(returning)[allowed[-1]]) if allowed else None)
 
 
+def test_new_below_counts_an_animal_that_returns_often_as_one_trial() -> None:
+    """70 animals can claim 5 % without a fallen one, whether each returns once or ten times; with one fallen, not."""
+    new, returning = np.full(70, 0.1, dtype=np.float32), np.linspace(0.4, 0.9, 70, dtype=np.float32)
+    once = of_new_and_returning(new, returning)
+    tenfold = searches_of(
+        np.concatenate([once.scores[:70], *[once.scores[70:]] * 10]),
+        encounter=np.arange(770),
+        individual=np.tile(np.arange(70), 11),
+        fold=np.zeros(770, dtype=np.int64),
+        first=np.arange(770) < 70,
+        rows=tuple(np.array([row]) for row in range(770)),
+        gallery_size=69,
+    )
+
+    assert new_below_for(once, 0.05) == new_below_for(tenfold, 0.05) == pytest.approx(0.4)
+
+
 def test_new_below_is_not_claimed_where_new_animals_look_no_less_alike_than_returning_ones() -> None:
     scores = np.random.default_rng(0).permutation(np.linspace(0.4, 0.9, 200)).astype(np.float32)
 
@@ -86,11 +103,12 @@ def test_thinning_limits_every_individual_alike_and_spreads_over_its_encounters(
 
 
 def test_weights_stay_where_both_branches_say_as_much() -> None:
-    moved = 0
+    equal = LIVE.model_copy(update={"weights": {MULTISCALE: 0.5, EFFICIENTNET: 0.5}})
     for seed in range(10):
         world = herd(seed, individuals=50, encounters=3)
-        moved += choose_fusion(world.labelled(world.vectors(1.8)), LIVE, 5, "").fitted.policy.weights != LIVE.weights
-    assert moved == 0
+        chosen = choose_fusion(world.labelled(world.vectors(1.8)), equal, 5, "").fitted
+        assert chosen.policy.weights == equal.weights
+        assert chosen.policy.fusion == "weighted_sum"
 
 
 def test_weights_leave_a_branch_that_says_nothing() -> None:
@@ -247,10 +265,10 @@ def test_a_fitted_policy_names_animals_and_says_at_what_price() -> None:
 
 
 def test_a_larger_gallery_asks_for_a_higher_threshold() -> None:
-    world = herd(7, individuals=120, encounters=3)
+    world = herd(7, individuals=200, encounters=2)
     labelled = world.labelled(world.vectors(1.2))
 
-    small, large = (fit(labelled, LIVE, folds=2, gallery_size=size).fitted.policy for size in (120, 180))
+    small, large = (fit(labelled, LIVE, folds=2, gallery_size=size).fitted.policy for size in (200, 390))
 
     assert small.threshold < large.threshold < NEVER_NAMES
     assert fit(labelled, LIVE, folds=2, gallery_size=2000).fitted.policy.threshold == NEVER_NAMES

@@ -544,7 +544,7 @@ def test_a_drop_being_matched_keeps_its_release_and_holds_nobody_up(
         for item in candidates or []
     }
     lacking = query(
-        known,
+        site,
         "SELECT count(*) FROM deer d WHERE EXISTS (SELECT FROM detections WHERE deer_id = d.id) AND NOT EXISTS "
         "(SELECT FROM profiles p WHERE p.deer_id = d.id AND p.recipe_id = :r)",
         r=recipe.id,

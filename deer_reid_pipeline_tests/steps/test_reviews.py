@@ -43,7 +43,7 @@ def files(site: Site) -> list[tuple[str, str]]:
         (path, str(key))
         for path, key in query(
             site,
-            "SELECT m.file_path, d.id FROM drop_media m JOIN detections d ON d.image_id = m.image_id ORDER BY m.ordinal",
+            "SELECT m.file_path, d.id FROM drop_media m JOIN detections d USING (image_id) ORDER BY m.ordinal",
         )
     ]
 

@@ -152,7 +152,7 @@ def identifies(evaluation: Evaluation) -> Finding:
         )
     if named.high < MIN_IDENTIFIED:
         return Finding(
-            name, False, f"{found}: it names almost nobody by itself, and serves as a ranked shortlist for a person."
+            name, False, f"{found}, which is almost nobody: it serves as a ranked shortlist for a person, no more."
         )
     if named.low < MIN_IDENTIFIED:
         return Finding(name, None, f"{found}: whether that is {_percent(MIN_IDENTIFIED)} or more cannot be told.")
@@ -162,7 +162,7 @@ def identifies(evaluation: Evaluation) -> Finding:
 def keeps_apart(evaluation: Evaluation) -> Finding:
     """Whether the identities that the matcher makes by itself hold one animal each."""
     name = "keeps_animals_apart"
-    made = f"Left to itself it makes {evaluation.made} individuals of {evaluation.true}"
+    made = f"Left to itself it makes {evaluation.made} individual{'s' * (evaluation.made != 1)} of {evaluation.true}"
     precision = evaluation.statistics.get("pair_precision")
     if precision is None:
         return Finding(name, None, "Whether it merges animals was not measured.")

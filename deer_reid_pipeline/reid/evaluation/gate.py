@@ -8,7 +8,7 @@ vector raises it. The gate reads an `Evaluation` and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -126,7 +126,14 @@ def _same_vectors(candidate: Evaluation, live: Evaluation) -> bool:
 
 
 def _ranking(candidate: Evaluation, live: Evaluation, level: float = LEVEL) -> Estimate | None:
-    return _gain(candidate.statistics.get("map"), live.statistics.get("map"), level)
+    """Gain in mAP; exactly none where the same vectors rank every individual alike, and only the cuts differ."""
+    ours, theirs = candidate.statistics.get("map"), live.statistics.get("map")
+    gain = _gain(ours, theirs, level)
+    if gain is None or ours is None or theirs is None or not _same_vectors(candidate, live):
+        return gain
+    each_left_out = 1.0 - np.eye(ours.individuals)
+    alike = np.array_equal(ours.of(each_left_out), theirs.of(each_left_out), equal_nan=True)
+    return replace(gain, low=0.0, high=0.0) if alike and gain.value == 0 else gain
 
 
 def _naming(candidate: Evaluation, live: Evaluation, level: float = LEVEL) -> Estimate | None:
@@ -217,7 +224,7 @@ def _strata(candidate: Strata, live: Strata) -> Finding:
         judged += 1
         if gain.value < -MAX_STRATUM_LOSS:
             (broken if gain.high < 0 else unclear).append(f"{label} {_points(gain)}")
-        elif gain.low < -MAX_STRATUM_LOSS:
+        elif gain.value < 0 and gain.low < -MAX_STRATUM_LOSS:
             noted.append(f"{label} {_points(gain)}")
     sentences = [f"{judged} strata judged by mAP, which may lose {100 * MAX_STRATUM_LOSS:.0f} points in none."]
     for label, items in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deer_reid_pipeline.reid.evaluation.estimates import Floats, clopper_pearson, clustered_rate
+from deer_reid_pipeline.reid.evaluation.estimates import Floats, clopper_pearson
 from deer_reid_pipeline.reid.evaluation.searches import Searches
 
 NEVER_NAMES = 1.0
@@ -27,9 +27,10 @@ def new_below_for(searches: Searches, bound: float, confidence: float = 0.95) ->
 
     An animal is opened as new where even its best candidate is below the cut. The share of returning animals is
     claimed with this confidence: cuts are tried from the lowest up, as long as the one-sided upper confidence bound
-    (Clopper-Pearson, clustered by individual) stays within `bound`, so that the claim holds although the cut was
-    chosen by looking. Of the encounters below the cut most must be first ones, with the same confidence: similarities
-    that do not tell new animals from known ones open none, however few they would open wrongly.
+    stays within `bound`, so that the claim holds although the cut was chosen by looking. The bound is Clopper-Pearson's
+    with each individual as one trial, however often it returns; where some return more often than others, they count
+    for fewer (Kish's effective number). Of the encounters below the cut most must be first ones, with the same
+    confidence: similarities that do not tell new animals from known ones open none, however few they open wrongly.
 
     Returns:
         None where nothing can be claimed: too few returning individuals (59 for 5 % where none falls below), or
@@ -42,13 +43,14 @@ def new_below_for(searches: Searches, bound: float, confidence: float = 0.95) ->
     order = mated[np.argsort(best[mated], kind="stable")]
     scores, owners = best[order], searches.individual[order]
     new = np.sort(best[searches.first & np.isfinite(best)])
-    trials = np.bincount(owners, minlength=searches.individuals)
+    returns = np.bincount(owners).astype(np.float64)
+    individuals = returns.sum() ** 2 / (returns**2).sum()
+    level = 2 * confidence - 1
     highest: float | None = None
     for events in np.r_[0, np.flatnonzero(np.diff(scores)) + 1].tolist():
-        fallen = np.bincount(owners[:events], minlength=searches.individuals)
-        if clustered_rate(fallen, trials, level=2 * confidence - 1).high > bound:
+        if clopper_pearson(events / len(order) * individuals, individuals, level=level)[1] > bound:
             break
         opened = int(np.searchsorted(new, scores[events], side="left"))
-        if clopper_pearson(opened, opened + events, level=2 * confidence - 1)[0] > MOSTLY:
+        if clopper_pearson(opened, opened + events, level=level)[0] > MOSTLY:
             highest = float(scores[events])
     return highest

@@ -163,7 +163,7 @@ def test_a_release_that_merges_animals_fails() -> None:
     verdict = judge_live(evaluation(pair_precision=mean_of_individuals(around(0.02, spread=0.01)), made=1))
 
     assert found(verdict, "keeps_animals_apart") is False
-    assert "1 individuals of 100" in text(verdict, "keeps_animals_apart")
+    assert "1 individual of 100" in text(verdict, "keeps_animals_apart")
 
 
 def test_putting_nothing_together_is_not_merging() -> None:
