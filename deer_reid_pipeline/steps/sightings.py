@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-
-import numpy as np
+from statistics import median
 
 from deer_reid_pipeline.reid.matching import flank_signs
 from deer_reid_pipeline.reid.sightings import BodySize, IdentifiedEncounter, Position
@@ -138,11 +137,9 @@ def _stage(row: SightingRow) -> str | None:
 
 
 def _size(boxes: Sequence[tuple[float, float, float, float]]) -> BodySize:
-    x, y, width, height = np.array(boxes, dtype=np.float64).T
-    whole = (x > EDGE) & (y > EDGE) & (x + width < 1 - EDGE) & (y + height < 1 - EDGE)
-    if not whole.any():
-        return BodySize(float(np.median(height)), float(np.median(y + height)), False)
-    return BodySize(float(np.median(height[whole])), float(np.median((y + height)[whole])), True)
+    whole = [(x, y, w, h) for x, y, w, h in boxes if min(x, y) > EDGE and max(x + w, y + h) < 1 - EDGE]
+    used = whole or boxes
+    return BodySize(median(h for *_, h in used), median(y + h for _, y, _, h in used), bool(whole))
 
 
 def _with_recorded_stage(matches: list[Match], individuals: Mapping[uuid.UUID, IndividualRow]) -> list[Match]:

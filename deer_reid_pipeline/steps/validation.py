@@ -118,7 +118,7 @@ def validate(
         differences=_differences(candidate_evaluation, live_evaluation),
         counts=_counts(labelled, live_evaluation),
         data_digest=data_digest(labelled),
-        remarks=tuple(remarks),
+        remarks=tuple(dict.fromkeys(remarks)),
         seconds=(datetime.now(UTC) - started).total_seconds(),
     )
 

@@ -11,6 +11,7 @@ from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.ab import ab_report as compare_arms
 from deer_reid_pipeline.steps.ab import newest_test
 from deer_reid_pipeline.steps.judging import judge, waiting_candidate
+from deer_reid_pipeline.steps.profiles import show_live_columns
 from deer_reid_pipeline.steps.releases import promote, status
 from deer_reid_pipeline.steps.report.assignment import assignment_summary
 from deer_reid_pipeline.steps.similarity_distribution import distribution_plot
@@ -270,6 +271,7 @@ def embedding_release(
         )
         promoted = change.release
         context.log.info(f"release {change.release} is live now, in {change.seconds:.2f} s")
+        show_live_columns(site.site, context.log.info)
         found = status(site.site)
     elif found.candidates:
         waits = found.candidates[0]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from deer_reid_pipeline.reid.evaluation.labelled import Labelled
     from deer_reid_pipeline.reid.evaluation.retrieval import Retrieval
     from deer_reid_pipeline.reid.evaluation.searches import Searches
+    from deer_reid_pipeline.reid.evaluation.stated import Stated
     from deer_reid_pipeline.reid.evaluation.verification import Verification
     from deer_reid_pipeline.reid.fitted import FittedPolicy
 
@@ -29,6 +30,8 @@ class Raw:
     """Decisions in time order against true identities known before."""
     identities: Decided
     """Decisions in time order against the matcher's own earlier identities."""
+    stated: Stated
+    """Probabilities in the gallery of today."""
 
 
 @dataclass(frozen=True)

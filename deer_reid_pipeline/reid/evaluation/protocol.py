@@ -21,6 +21,7 @@ from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled
 from deer_reid_pipeline.reid.evaluation.reliability import reliability
 from deer_reid_pipeline.reid.evaluation.retrieval import Retrieval, retrieve
 from deer_reid_pipeline.reid.evaluation.searches import Searches, search
+from deer_reid_pipeline.reid.evaluation.stated import Stated, stated
 from deer_reid_pipeline.reid.evaluation.verification import verify
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.similarity import FloatArray
@@ -63,6 +64,7 @@ def evaluate(
     retrieval = retrieve(labelled, block)
     tell()
     searches = search(labelled, fitted)
+    said = stated(searches, fitted)
     tell()
     decided = decide_in_order(labelled, fitted, truth=True)
     identities = decide_in_order(labelled, fitted, truth=False)
@@ -92,7 +94,7 @@ def evaluate(
             "ari": clusters.ari,
             "pair_precision": clusters.pair_precision,
             "pair_recall": clusters.pair_recall,
-            **_calibration(decided, labelled.individuals),
+            **_calibration(said, labelled.individuals),
         },
         rates=_rates(searches, decided, fitted),
         strata=_strata(labelled, retrieval),
@@ -101,7 +103,7 @@ def evaluate(
         control=background,
         made=clusters.made,
         true=clusters.true,
-        raw=Raw(labelled, verification, retrieval, searches, decided, identities),
+        raw=Raw(labelled, verification, retrieval, searches, decided, identities, said),
     )
 
 
@@ -170,12 +172,12 @@ def _rates(searches: Searches, decided: Decided, fitted: FittedPolicy) -> dict[s
     }
 
 
-def _calibration(decided: Decided, individuals: int) -> dict[str, Statistic]:
-    """How far the probabilities of the decisions are from what came true; nothing where none was stated."""
-    if not np.isfinite(decided.probability).any():
+def _calibration(said: Stated, individuals: int) -> dict[str, Statistic]:
+    """How far the stated probabilities are from what came true; nothing where none was stated."""
+    if not said.any:
         return {}
-    stated = reliability(decided.probability, decided.claim, decided.individual, individuals)
-    return {"calibration_error": stated.calibration_error, "brier": stated.brier}
+    found = reliability(said.probability, said.right, said.individual, individuals)
+    return {"calibration_error": found.calibration_error, "brier": found.brier}
 
 
 def _strata(labelled: Labelled, retrieval: Retrieval) -> dict[str, dict[str, dict[str, Statistic]]]:

@@ -142,10 +142,10 @@ def _histogram(title: str, found: Verification, threshold: float) -> Histogram:
 
 
 def _calibration_plot(label: str, raw: Raw) -> Plot | None:
-    decided = raw.decided
-    if not np.isfinite(decided.probability).any():
+    said = raw.stated
+    if not said.any:
         return None
-    found = reliability(decided.probability, decided.claim, decided.individual, raw.labelled.individuals)
+    found = reliability(said.probability, said.right, said.individual, raw.labelled.individuals)
     return Plot(
         f"Stated probabilities, {label}",
         "A probability of 80 % should be right 80 times in 100: then its dot lies on the dotted line. Dots below it "
