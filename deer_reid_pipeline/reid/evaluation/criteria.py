@@ -34,6 +34,9 @@ MAX_STRATUM_LOSS = 0.10
 CONTROL_NEAR_CHANCE = 0.60
 """ROC-AUC of the background alone up to which it counts as near chance (0.50)."""
 
+MAX_CALIBRATION_ERROR = 0.10
+"""Mean distance of stated probabilities from what comes true, up to which they are worth stating."""
+
 MIN_IDENTIFIED = 0.10
 """Share of returning animals named, below which a matcher is a ranked shortlist and not an identification."""
 

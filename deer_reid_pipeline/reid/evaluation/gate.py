@@ -17,6 +17,7 @@ from deer_reid_pipeline.reid.evaluation.criteria import (
     FEWEST_IN_STRATUM,
     FEWEST_RETURNING,
     FPIR_BOUND,
+    MAX_CALIBRATION_ERROR,
     MAX_STRATUM_LOSS,
     MIN_IMPROVEMENT,
     Finding,
@@ -26,7 +27,7 @@ from deer_reid_pipeline.reid.evaluation.criteria import (
     identifies,
     keeps_apart,
 )
-from deer_reid_pipeline.reid.evaluation.estimates import LEVEL, Estimate, Statistic, difference
+from deer_reid_pipeline.reid.evaluation.estimates import LEVEL, Estimate, Statistic, difference, estimate
 from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
@@ -69,8 +70,9 @@ def judge_candidate(candidate: Evaluation, live: Evaluation, bound: float = FPIR
     a gain of `MIN_IMPROVEMENT`. A gain in thresholds alone is no reason to change the recipe, since the live recipe
     can be tuned. Of the same recipe, the decision may improve instead: the live one names unknown animals above the
     bound and the candidate does not, or more returning animals are named while the bound holds. These are three
-    looks, so each is taken at a third of the error (Bonferroni). No gain is bought by a loss: of mAP, of one stratum,
-    or of returning animals named, unless the live release names them by breaking its bound.
+    looks, so each is taken at a third of the error (Bonferroni). Stating probabilities that hold, where the live one
+    states none and the ranking is better than chance, is an improvement too. No gain is bought by a loss: of mAP, of
+    one stratum, or of returning animals named, unless the live release names them by breaking its bound.
 
     Args:
         bound: share of searches for an unknown animal that may return a name, 0 to 1.
@@ -92,6 +94,7 @@ def judge_candidate(candidate: Evaluation, live: Evaluation, bound: float = FPIR
             false_names(candidate, bound),
             _ranking_kept(candidate, live),
             _naming_kept(candidate, live, bound),
+            _probabilities(candidate, live),
             _strata(candidate.strata, live.strata),
             background_control(control, measured_on),
         ]
@@ -158,11 +161,18 @@ def _improvement(candidate: Evaluation, live: Evaluation, bound: float, same_rec
         if naming is not None:
             found.append(f"returning animals named rightly by {_points(naming)}")
             gains += [naming] if holds else []
+    speaks = False
+    if same_recipe and "calibration_error" not in live.statistics and "calibration_error" in candidate.statistics:
+        holding = _probabilities(candidate, live).ok is True and better_than_chance(candidate).ok is True
+        speaks = holding and false_names(candidate, bound).ok is True
+        found.append(f"it states probabilities{' that hold' if speaks else ''}, the live release states none")
     if safer:
         found.append("the live release breaks the bound on wrong names, which the candidate keeps")
     text = "; ".join(found)
-    if safer or any(
-        g.individuals >= FEWEST_RETURNING and g.low > 0 and round(g.value, 9) >= MIN_IMPROVEMENT for g in gains
+    if (
+        safer
+        or speaks
+        or any(g.individuals >= FEWEST_RETURNING and g.low > 0 and round(g.value, 9) >= MIN_IMPROVEMENT for g in gains)
     ):
         return Finding(name, True, f"{text}: an improvement.")
     fewest = min(g.individuals for g in gains)
@@ -194,6 +204,30 @@ def _naming_kept(candidate: Evaluation, live: Evaluation, bound: float) -> Findi
     if false_names(live, bound).ok:
         return Finding(name, False, f"{found}: fewer are named, though the live release keeps the bound as well.")
     return Finding(name, True, f"{found}: the price of the bound, which the live release is not known to keep.")
+
+
+def _probabilities(candidate: Evaluation, live: Evaluation) -> Finding:
+    """Probabilities are right within `MAX_CALIBRATION_ERROR` on animals outside the fit, and are not given up."""
+    name = "probabilities"
+    stated = candidate.statistics.get("calibration_error")
+    if stated is None:
+        if "calibration_error" in live.statistics:
+            return Finding(name, False, "It states no probabilities, which the live release does.")
+        return Finding(name, True, "No probabilities are stated, and none are given up.")
+    error = estimate(stated)
+    text = (
+        f"Stated probabilities are off by {100 * error.value:.1f} points on average (95 %: {100 * error.low:.1f} to "
+        f"{100 * error.high:.1f})"
+    )
+    if error.individuals < FEWEST_RETURNING:
+        needs = f"it needs {FEWEST_RETURNING} individuals to judge them, has {error.individuals}"
+        return Finding(name, None, f"{text}; {needs}.")
+    limit = f"{100 * MAX_CALIBRATION_ERROR:.0f} points"
+    if error.high <= MAX_CALIBRATION_ERROR:
+        return Finding(name, True, f"{text}: within {limit}.")
+    if error.low > MAX_CALIBRATION_ERROR:
+        return Finding(name, False, f"{text}: more than {limit}.")
+    return Finding(name, None, f"{text}: whether within {limit} cannot be told.")
 
 
 Strata = Mapping[str, Mapping[str, Mapping[str, Statistic]]]

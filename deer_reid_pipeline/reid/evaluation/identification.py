@@ -200,9 +200,10 @@ def threshold_for(searches: Searches, bound: float, to_size: int, confidence: fl
     stated confidence although the threshold was chosen by looking (fixed-sequence testing). The confidence bound is
     Clopper-Pearson's with each individual as one trial, however many searches it gives: with few false positives
     nothing can be said of how much those of one individual hang together. The rate is the higher one of that over
-    searches and that over individuals, so that the claim holds for animals that come once, too. Where false positives share individuals,
-    searched or found (kin, or one nondescript animal that many are taken for), the trials are divided by how much
-    that raises the variance. A smaller gallery than the searched one gets the threshold of this one.
+    searches and that over individuals, so that the claim holds for animals that come once, too. Where false positives
+    share individuals, searched or found (kin, or one nondescript animal that many are taken for), the trials are
+    divided by how much that raises the variance. A smaller gallery than the searched one gets the threshold of this
+    one.
 
     Args:
         bound: of the FPIR, above 0 and below 1.
