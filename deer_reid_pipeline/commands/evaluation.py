@@ -136,8 +136,11 @@ def _validation_of(site: Site, run_id: str) -> dict[str, Any]:
 
 
 def _say_validation(console: Console, found: dict[str, Any]) -> None:
-    judged = "what is live" if found["candidate"] is None else f"release {found['candidate']} against what is live"
-    console.say(f"{found['verdict']}: {judged} (recipe {found['recipe']})")
+    judged = f"what is live (recipe {found['recipe']})"
+    if found["compared_with"] is not None:
+        what = f"release {found['candidate']}, recipe" if found["candidate"] is not None else "recipe"
+        judged = f"{what} {found['recipe']} against what is live ({found['compared_with']})"
+    console.say(f"{found['verdict']}: {judged}")
     for reason in found["reasons"]:
         console.say(f"  {reason}")
     for name, words in SHOWN.items():

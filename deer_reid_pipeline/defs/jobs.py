@@ -21,7 +21,8 @@ reembedding_job = dg.define_asset_job(
 validation_job = dg.define_asset_job(
     "validation_job",
     selection=dg.AssetSelection.assets("similarity_distribution", "validation_report", "assignment_report"),
-    description="Judge what is live (and a waiting candidate) on the animals that people named.",
+    config={"ops": {"validation_report": {"config": {"candidate": 0}}}},
+    description="Judge what is live on the animals that people named.",
 )
 
 tuning_job = dg.define_asset_job(

@@ -10,7 +10,7 @@ from deer_reid_pipeline.steps.report import PAGE, write_report
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.validation import ValidationResult, validate
 from deer_reid_pipeline.store.releases import candidates, live_release
-from deer_reid_pipeline.store.reports import VALIDATION, add_report, newest_about_candidate
+from deer_reid_pipeline.store.reports import VALIDATION, add_report
 
 LogLine = Callable[[str], None]
 
@@ -66,12 +66,11 @@ def judge(
 
 
 def waiting_candidate(site: Site) -> int | None:
-    """The newest candidate that was not yet judged against what is live now; None where there is none."""
+    """The newest release that was never live; None where there is none, or nothing is live to compare it with.
+
+    One that was judged before is judged again: animals may have been named since.
+    """
     with site.database.session() as session:
-        live = live_release(session)
-        for release in candidates(session):
-            report = newest_about_candidate(session, release.id)
-            if live is not None and (report is None or report.release_id != live.id):
-                return release.id
-            break
-    return None
+        if live_release(session) is None:
+            return None
+        return next((release.id for release in candidates(session)), None)

@@ -233,7 +233,8 @@ def _evaluated(
     control = None if background is None else background.labelled
     evaluation = evaluate(labelled, subject.fitted, control=control, progress=progress)
     if control is not None and evaluation.control is not None:
-        remarks.append(_on_the_same_pictures(labelled, control, subject.fitted, evaluation.control["rank1"]))
+        figures = _on_the_same_pictures(labelled, control, subject.fitted, evaluation.control["rank1"])
+        remarks.append(f"{figures}, under {subject.recipe.id}")
     return evaluation, remarks
 
 

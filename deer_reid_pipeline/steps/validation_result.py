@@ -92,6 +92,7 @@ class ValidationResult:
             "report": str(self.report) if self.report is not None else None,
             "release": self.live.release_id,
             "candidate": self.candidate.release_id if self.candidate is not None else None,
+            "compared_with": self.live.recipe.id if self.candidate is not None else None,
             "live_verdict": self.live_verdict.verdict,
             "differences": {name: _finite(item.as_dict()) for name, item in self.differences.items()},
             "counts": dict(self.counts),

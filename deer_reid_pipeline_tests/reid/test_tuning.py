@@ -18,7 +18,7 @@ from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy
 from deer_reid_pipeline.reid.similarity import EFFICIENTNET, MULTISCALE, FloatArray, VectorSet, unit
 from deer_reid_pipeline.reid.tuning import OWNER_WEIGHTS, fit, owner_choice, weight_grid
 from deer_reid_pipeline.reid.tuning.crossfit import NEVER_NAMES, NEVER_OPENS
-from deer_reid_pipeline.reid.tuning.cuts import new_below_for
+from deer_reid_pipeline.reid.tuning.cuts import mostly_right_from, new_below_for
 from deer_reid_pipeline.reid.tuning.fusion import choose_fusion
 from deer_reid_pipeline.reid.tuning.sample import Sample, thinned
 from deer_reid_pipeline_tests.reid.worlds import herd
@@ -44,6 +44,46 @@ def of_new_and_returning(new: np.ndarray, returning: np.ndarray) -> Searches:
         rows=tuple(np.array([row]) for row in range(2 * count)),
         gallery_size=count - 1,
     )
+
+
+def of_names(right: list[float], wrong: list[float]) -> Searches:
+    """Returning animals found at these similarities, and first encounters whose best candidate is as alike as these."""
+    count = len(right) + len(wrong)
+    scores = np.full((count, count + 1), -0.5, dtype=np.float32)
+    first = np.arange(count) >= len(right)
+    for row, score in enumerate([*right, *wrong]):
+        scores[row, count if first[row] else row] = score
+        if first[row]:
+            scores[row, row] = np.nan
+    return searches_of(
+        scores,
+        encounter=np.arange(count),
+        individual=np.arange(count),
+        fold=np.zeros(count, dtype=np.int64),
+        first=first,
+        rows=tuple(np.array([row]) for row in range(count)),
+        gallery_size=count,
+    )
+
+
+def test_names_start_where_nearly_all_of_them_are_right() -> None:
+    right = [0.9 - 0.01 * place for place in range(20)]  # 0.90 down to 0.71
+    assert mostly_right_from(of_names(right, []), 0.5, 0.125) == 0.5
+    # One wrong name at the top: 15 names are needed for one wrong and one more to be an eighth.
+    assert mostly_right_from(of_names(right, [0.95]), 0.5, 0.125) == 0.5
+    # Many wrong names below 0.75: the threshold rises to where they are few enough.
+    many = mostly_right_from(of_names(right, [0.749] * 10), 0.5, 0.125)
+    assert many == pytest.approx(0.75, abs=1e-6)
+    assert mostly_right_from(of_names([], [0.9, 0.8]), 0.5, 0.125) is None
+    assert mostly_right_from(of_names(right[:6], []), 0.5, 0.125) is None, "six right names show nothing"
+    assert mostly_right_from(of_names(right[:7], []), 0.5, 0.125) == 0.5
+
+
+def test_similarities_that_recognise_nobody_name_nobody() -> None:
+    world = herd(11, individuals=120, encounters=4)
+    tuned = fit(world.labelled(world.vectors(50.0)), LIVE)
+    assert tuned.fitted.policy.threshold == NEVER_NAMES
+    assert any("of the names right" in line for line in tuned.rationale)
 
 
 @pytest.mark.parametrize("count", [58, 59, 92, 93, 100, 124, 200])
@@ -226,14 +266,11 @@ def test_the_owners_table_is_empty_for_one_branch() -> None:
 
 def test_an_individual_has_no_part_in_the_policy_that_judges_it() -> None:
     world = herd(5, individuals=100, encounters=3)
-    vectors = world.vectors(0.8)
-    labelled = world.labelled(vectors)
+    labelled = world.labelled(world.vectors(1.2))
     before = fit(labelled, LIVE, folds=3).fitted
     group = before.folds_of(list(labelled.names))
-    other = {branch: item.copy() for branch, item in vectors.items()}
-    for item in other.values():
-        rows = group[labelled.individual] == 1
-        item[rows] = item[rows][::-1]
+    # More noise on that group alone, not so much that the policy for use would name nobody.
+    other = world.vectors(np.where(group[labelled.individual] == 1, 1.3, 1.2))
 
     after = fit(world.labelled(other), LIVE, folds=3).fitted
 

@@ -141,8 +141,8 @@ class ValidationConfig(dg.Config):
     candidate: int = Field(
         default=-1,
         ge=-1,
-        description="Release to judge against the live one; -1: the newest candidate that was not yet judged against "
-        "it, else the live one alone; 0: the live one alone.",
+        description="Release to judge against the live one; -1: the newest candidate, else the live one alone; 0: the "
+        "live one alone.",
     )
     recipe: str = Field(default="", description="Name or id of a recipe to judge beside the live one instead.")
     control: bool = Field(

@@ -34,6 +34,9 @@ MAX_STRATUM_LOSS = 0.10
 CONTROL_NEAR_CHANCE = 0.60
 """ROC-AUC of the background alone up to which it counts as near chance (0.50)."""
 
+MAX_WRONG_NAMES = 0.125
+"""Share of the names given that may be wrong: that many bias an estimate of abundance by a third (Johansson 2020)."""
+
 MAX_CALIBRATION_ERROR = 0.10
 """Mean distance of stated probabilities from what comes true, up to which they are worth stating."""
 
@@ -160,6 +163,29 @@ def identifies(evaluation: Evaluation) -> Finding:
     if named.low < MIN_IDENTIFIED:
         return Finding(name, None, f"{found}: whether that is {_percent(MIN_IDENTIFIED)} or more cannot be told.")
     return Finding(name, True, f"{found}; the rest are left to a person or missed.")
+
+
+def right_names(evaluation: Evaluation, *, shown: bool) -> Finding:
+    """Whether the names that are given are right, all but `MAX_WRONG_NAMES` of them.
+
+    Args:
+        shown: ask that the interval lies below the limit; otherwise the share itself is enough.
+    """
+    name = "names_are_right"
+    wrong = evaluation.rates.get("wrong_names")
+    if wrong is None:
+        return Finding(name, None, "Whether the names given are right was not measured.")
+    if not wrong.n:
+        return Finding(name, True, "No name was given, so none was wrong.")
+    found = f"Of {wrong.n} names given {_with_interval(wrong)} are wrong"
+    limit = _percent(MAX_WRONG_NAMES)
+    if wrong.low > MAX_WRONG_NAMES:
+        return Finding(name, False, f"{found}: more than {limit}.")
+    if wrong.high <= MAX_WRONG_NAMES:
+        return Finding(name, True, f"{found}: at most {limit}.")
+    if wrong.value <= MAX_WRONG_NAMES and not shown:
+        return Finding(name, True, f"{found}: few enough, though {limit} is not shown by so few names.")
+    return Finding(name, None, f"{found}: whether that is {limit} or less cannot be told from so few.")
 
 
 def keeps_apart(evaluation: Evaluation) -> Finding:

@@ -26,6 +26,7 @@ from deer_reid_pipeline.reid.evaluation.criteria import (
     false_names,
     identifies,
     keeps_apart,
+    right_names,
 )
 from deer_reid_pipeline.reid.evaluation.estimates import LEVEL, Estimate, Statistic, difference, estimate
 from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation
@@ -57,6 +58,7 @@ def judge_live(evaluation: Evaluation, bound: float = FPIR_BOUND) -> Verdict:
             false_names(evaluation, bound),
             better_than_chance(evaluation),
             identifies(evaluation),
+            right_names(evaluation, shown=True),
             keeps_apart(evaluation),
             background_control(evaluation.control),
         ]
@@ -92,6 +94,7 @@ def judge_candidate(candidate: Evaluation, live: Evaluation, bound: float = FPIR
         [
             _improvement(candidate, live, bound, same_recipe),
             false_names(candidate, bound),
+            right_names(candidate, shown=False),
             _ranking_kept(candidate, live),
             _naming_kept(candidate, live, bound),
             _probabilities(candidate, live),

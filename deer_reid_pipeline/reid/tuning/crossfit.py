@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deer_reid_pipeline.reid.evaluation.criteria import fewest_error_free
+from deer_reid_pipeline.reid.evaluation.criteria import MAX_WRONG_NAMES, fewest_error_free
 from deer_reid_pipeline.reid.evaluation.identification import threshold_for
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.reid.evaluation.searches import Searches, search
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.matching import MatchPolicy
 from deer_reid_pipeline.reid.odds import fit_odds
-from deer_reid_pipeline.reid.tuning.cuts import NEVER_NAMES, NEVER_OPENS, new_below_for
+from deer_reid_pipeline.reid.tuning.cuts import NEVER_NAMES, NEVER_OPENS, mostly_right_from, new_below_for
 from deer_reid_pipeline.reid.tuning.fusion import choose_fusion
 
 FEWEST_FOR_ODDS = 10
@@ -95,14 +95,15 @@ def _fit(labelled: Labelled, base: MatchPolicy, bound: float, folds: int, size: 
         return _Fit(policy, ("Nobody is known: no animal is named.",), NEVER_NAMES)
     fusion = choose_fusion(labelled, base, folds, f"{salt}/inner")
     searches = search(labelled, fusion.fitted)
-    threshold = threshold_for(searches, bound, size)
+    claimed = threshold_for(searches, bound, size)
+    threshold = None if claimed is None else mostly_right_from(searches, claimed, MAX_WRONG_NAMES)
     new_below = new_below_for(searches, bound)
     names, opens = NEVER_NAMES if threshold is None else threshold, NEVER_OPENS if new_below is None else new_below
     policy = _changed(fusion.fitted.policy, threshold=names, new_below=min(opens, names), bound=bound)
     mates = len(np.unique(searches.individual[searches.mated]))
     reasons = [
         *fusion.reasons,
-        _on_threshold(threshold, bound, size, searches),
+        _on_threshold(claimed, threshold, bound, size, searches),
         _on_new(new_below, bound, searches, policy),
     ]
     if mates >= FEWEST_FOR_ODDS:
@@ -128,17 +129,28 @@ def _changed(policy: MatchPolicy, *, threshold: float, new_below: float, bound: 
     return MatchPolicy.model_validate({**policy.model_dump(), **update})
 
 
-def _on_threshold(threshold: float | None, bound: float, size: int, searches: Searches) -> str:
+def _on_threshold(claimed: float | None, threshold: float | None, bound: float, size: int, searches: Searches) -> str:
     searched = len(np.unique(searches.individual[searches.non_mated]))
-    if threshold is None:
+    if claimed is None:
         return (
             f"No animal is named: from {searched} individuals no threshold can be claimed to name at most "
             f"{_percent(bound)} of unknown animals among {size} (it takes {fewest_error_free(bound)} without an error)."
         )
-    return (
-        f"Named from {threshold:.4f}: the lowest threshold of which {searched} individuals show, with 95 % confidence, "
-        f"that at most {_percent(bound)} of unknown animals get a name among {size} individuals."
+    shown = (
+        f"of which {searched} individuals show, with 95 % confidence, that at most {_percent(bound)} of unknown "
+        f"animals get a name among {size} individuals"
     )
+    if threshold is None:
+        return (
+            f"No animal is named: {claimed:.4f} is the lowest threshold {shown}, but neither there nor above it are "
+            f"all but {_percent(MAX_WRONG_NAMES)} of the names right."
+        )
+    if threshold > claimed:
+        return (
+            f"Named from {threshold:.4f}: {claimed:.4f} is the lowest threshold {shown}, and from {threshold:.4f} on "
+            f"all but {_percent(MAX_WRONG_NAMES)} of the names are right."
+        )
+    return f"Named from {threshold:.4f}: the lowest threshold {shown}."
 
 
 def _on_new(new_below: float | None, bound: float, searches: Searches, policy: MatchPolicy) -> str:

@@ -22,6 +22,34 @@ def best_scores(searches: Searches) -> Floats:
     return np.fmax(searches.mate_score, searches.best_nonmate)
 
 
+def mostly_right_from(searches: Searches, threshold: float, wrong: float) -> float | None:
+    """The lowest threshold, at or above the given one, from which nearly all names are right.
+
+    A bound on unknown animals bounds how often a stranger is named, and not how many of the names are strangers: where
+    hardly any returning animal is recognised, nearly all are. Every search counts as it came, a first encounter as a
+    wrong name. The share must be at most `wrong` even if one more name were wrong, so that a handful shows nothing.
+
+    Args:
+        wrong: share of the names that may be wrong, 0 to 1.
+
+    Returns:
+        None where there is no such threshold.
+    """
+    best = best_scores(searches)
+    named = np.flatnonzero(best >= threshold)
+    order = named[np.argsort(-best[named], kind="stable")]
+    scores = best[order]
+    right = searches.mated[order] & (searches.mate_rank[order] == 1)
+    names = np.arange(1, len(order) + 1)
+    allowed = (np.cumsum(~right) + 1) / (names + 1) <= wrong
+    ends = np.r_[scores[1:] < scores[:-1], True]  # ties are named together
+    fitting = np.flatnonzero(allowed & ends)
+    if not len(fitting):
+        return None
+    last = int(fitting[-1])
+    return threshold if last + 1 == len(order) else float(scores[last])
+
+
 def new_below_for(searches: Searches, bound: float, confidence: float = 0.95) -> float | None:
     """The highest cut below which at most `bound` of returning animals fall, and most that falls is new.
 

@@ -21,6 +21,7 @@ FINDING_TITLES = {
     "keeps_animals_apart": "Animals kept apart",
     "background_control": "Background alone",
     "improvement": "Improvement",
+    "names_are_right": "Names are right",
     "probabilities": "Stated probabilities",
     "ranking_kept": "Ranking kept",
     "naming_kept": "Naming kept",
