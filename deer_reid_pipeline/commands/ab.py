@@ -11,6 +11,7 @@ from deer_reid_pipeline.terminal import Console
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.reid.evaluation.estimates import Estimate
+    from deer_reid_pipeline.steps.ab import TestInfo
 
 app = typer.Typer(
     name="ab", help="Two releases side by side on new encounters.", no_args_is_help=True, rich_markup_mode=None
@@ -36,6 +37,7 @@ def start(
         f"A/B test {test.test}: {100 * of:.0f} % of new encounters take part; release {test.release_b} decides "
         f"{100 * share:.0f} % of them, release {test.release_a} the others."
     )
+    _say_resting(console, test)
     emit(as_json, asdict(test))
 
 
@@ -67,6 +69,7 @@ def report(
         f"A/B test {about.test} ({'running' if about.running else 'over'}): {result.encounters} encounters decided by "
         f"release {about.release_a} (a) and release {about.release_b} (b)."
     )
+    _say_resting(console, about)
     for arm, counts in result.outcomes.items():
         console.say(f"  {arm}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
     console.say(f"  both said the same: {_shown(result.agreement)}")
@@ -78,6 +81,11 @@ def report(
     else:
         console.say("  which one is right cannot be told before people have named some of these animals")
     emit(as_json, found.as_dict())
+
+
+def _say_resting(console: Console, test: TestInfo) -> None:
+    if test.resting is not None:
+        console.say(f"  it rests: {test.resting}; until that changes, no new encounter takes part")
 
 
 def _shown(item: Estimate) -> str:

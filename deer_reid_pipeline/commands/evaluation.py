@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deer_reid_pipeline.commands.common import RESUME, Json, Verbose, emit, ready_site
+from deer_reid_pipeline.commands.common import Json, Verbose, emit, ready_site
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.terminal import Console, Progress
 
@@ -51,7 +51,7 @@ def validate(
     with Progress(console):
         outcome = run_job("validation_job", config={"ops": {"validation_report": {"config": options}}}, verbose=verbose)
     if not outcome.success:
-        raise DeerReidError(f"the validation was not finished: {outcome.error}. {RESUME}")
+        raise DeerReidError(f"not validated: {outcome.error}")
     found = _validation_of(site, outcome.run_id)
     _say_validation(console, found)
     emit(as_json, found)
@@ -92,7 +92,7 @@ def tune(
     with Progress(console):
         outcome = run_job("tuning_job", config=config, verbose=verbose)
     if not outcome.success:
-        raise DeerReidError(f"tuning was not finished: {outcome.error}. {RESUME}")
+        raise DeerReidError(f"not tuned: {outcome.error}")
     fitted = _report_of(site, "tuning", outcome.run_id)
     judged = _validation_of(site, outcome.run_id)
     for line in fitted["rationale"]:
@@ -102,10 +102,13 @@ def tune(
     live = after.live.release if after.live else None
     waits = judged["candidate"] if judged["candidate"] != live else None
     if waits is not None:
-        then = "deer-reid release promote" if judged["verdict"] == "PASS" else "it stays a candidate"
-        console.say(f"Release {waits} waits, release {live} stays live: {then}")
+        then = "its report does not say PASS, so it stays a candidate"
+        if judged["verdict"] == "PASS":
+            then = f"`deer-reid release promote {waits}` makes it live"
+        console.say(f"Release {waits} waits, release {live} stays live: {then}.")
     elif judged["candidate"] is not None:
         console.say(f"Release {live} is live now.")
+    console.say(f"The fit, with the table of weights: {site.settings.home / fitted['folder'] / 'tuning_report.txt'}")
     emit(
         as_json,
         {
@@ -128,7 +131,10 @@ def _report_of(site: Site, kind: str, run_id: str) -> dict[str, Any]:
         row = report_of_run(session, kind, run_id)
         if row is None:
             raise DeerReidError(f"run {run_id} stored no {kind} report; its log is in the UI (`deer-reid serve`)")
-        return {key: value for key, value in row.summary.items() if key != "fitted"} | {"number": row.id}
+        return {key: value for key, value in row.summary.items() if key != "fitted"} | {
+            "number": row.id,
+            "folder": row.folder,
+        }
 
 
 def _validation_of(site: Site, run_id: str) -> dict[str, Any]:
@@ -136,11 +142,13 @@ def _validation_of(site: Site, run_id: str) -> dict[str, Any]:
 
 
 def _say_validation(console: Console, found: dict[str, Any]) -> None:
-    judged = f"what is live (recipe {found['recipe']})"
-    if found["compared_with"] is not None:
-        what = f"release {found['candidate']}, recipe" if found["candidate"] is not None else "recipe"
-        judged = f"{what} {found['recipe']} against what is live ({found['compared_with']})"
-    console.say(f"{found['verdict']}: {judged}")
+    trust = "Can the identities of what is live be trusted?"
+    if found["compared_with"] is None:
+        console.say(f"{trust} {found['verdict']} (recipe {found['recipe']})")
+    else:
+        what = f"release {found['candidate']}" if found["candidate"] is not None else "this recipe"
+        console.say(f"{trust} {found['live_verdict']} (recipe {found['compared_with']})")
+        console.say(f"May {what} (recipe {found['recipe']}) replace it? {found['verdict']}")
     for reason in found["reasons"]:
         console.say(f"  {reason}")
     for name, words in SHOWN.items():

@@ -123,18 +123,28 @@ def _only_candidate(site: Site) -> int:
 
 
 def _line(what: str, info: ReleaseInfo) -> str:
-    judged = f"report {info.report}: {info.verdict}" if info.report is not None else "not validated"
+    from deer_reid_pipeline.reid.matching import cuts_in_words
+
+    judged = []
+    if info.promoted_at is not None:
+        when = f" on {info.trusted_at:%Y-%m-%d %H:%M}" if info.trusted_at is not None else ""
+        judged.append(f"identities last judged{when}: {info.trusted}" if info.trusted else "identities never judged")
+    if info.report is not None:
+        judged.append(f"report {info.report} on whether it may become live: {info.verdict}")
+    elif info.promoted_at is None:
+        judged.append("not judged yet")
     lacking = f", {info.individuals_lacking} individuals lack profiles" if info.individuals_lacking else ""
     name = f" {info.name!r}" if info.name else ""
     return plain(
-        f"{what}: release {info.release}{name}, {info.recipe}, matched from {info.matched_from:.3f}, "
-        f"new below {info.new_below:.3f}, {judged}{lacking} ({info.reason})"
+        f"{what}: release {info.release}{name}, {info.recipe}, {cuts_in_words(info.matched_from, info.new_below)}, "
+        f"{', '.join(judged)}{lacking} ({info.reason})"
     )
 
 
 def _event_line(event: Event) -> str:
     before = f" instead of {event.previous}" if event.previous is not None else ""
-    on = f", report {event.report}: {event.verdict}" if event.report is not None else ""
+    verdict = f": {event.verdict}" if event.verdict is not None else ""
+    on = f", report {event.report}{verdict}" if event.report is not None else ""
     forced = ", FORCED" if event.forced else ""
     who = f" by {event.actor}" if event.actor else ""
     when = f"{event.at:%Y-%m-%d %H:%M:%S}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from deer_reid_pipeline.ingest.animal_row import NOT_LOOKED_AT, RowReader, observation_type
 from deer_reid_pipeline.ingest.camtrap_dp import CamtrapPackage, Row, read_table
 from deer_reid_pipeline.ingest.camtrap_events import Events
@@ -10,6 +12,22 @@ from deer_reid_pipeline.ingest.ledger import BadValue, Ledger
 from deer_reid_pipeline.ingest.paths import PictureIndex
 from deer_reid_pipeline.ingest.records import DeploymentRecord
 from deer_reid_pipeline.ingest.values import given, position
+from deer_reid_pipeline.ingest.wording import has_control
+
+PLACE_LIMIT = 200
+"""Longest deploymentID and locationName of a camera, in characters."""
+
+
+def place_text(cells: Mapping[str, str | None], column: str) -> str | None:
+    """deploymentID or locationName of a camera, trimmed; None where it is not given.
+
+    Raises:
+        BadValue: bad_value where it cannot be stored. The text holds nothing of the row.
+    """
+    text = given(cells.get(column))
+    if text is not None and (len(text) > PLACE_LIMIT or has_control(text)):
+        raise BadValue("bad_value", f"{column} is longer than {PLACE_LIMIT} characters or holds control characters")
+    return text
 
 
 class CamtrapReader:
@@ -58,16 +76,26 @@ class CamtrapReader:
 
         rows = read_table(self._package, "deployments", self._ledger, bad)
         self._deployments = set()
-        for _, cells in rows:
+        for line, cells in rows:
             key = (cells["deploymentID"] or "").strip()
+            try:
+                place_text(cells, "deploymentID")
+            except BadValue as error:
+                bad(line, error.code, error.reason, cells)
+                continue
             self._deployments.add(key)
             try:
                 place = position(cells.get("latitude"), cells.get("longitude"))
             except BadValue:
                 self._ledger.tally("deployment whose latitude and longitude cannot be used, left empty", key)
                 place = None
+            try:
+                name = place_text(cells, "locationName")
+            except BadValue:
+                self._ledger.tally("deployment whose locationName cannot be used, left empty", key)
+                name = None
             if place is not None:
-                self.deployments.setdefault(key, DeploymentRecord(key, given(cells.get("locationName")), *place))
+                self.deployments.setdefault(key, DeploymentRecord(key, name, *place))
 
     def _read_media(self) -> None:
         def bad(line: int, code: str, reason: str, cells: Row) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from deer_reid_pipeline.reid.evaluation.estimates import Estimate, difference, rate, ratio
+from deer_reid_pipeline.reid.evaluation.estimates import Estimate, clustered_rate, difference, rate, ratio
+from deer_reid_pipeline.reid.evaluation.labelled import Ints
 from deer_reid_pipeline.reid.matching import MATCHED, NEW_INDIVIDUAL, UNCERTAIN
 
 A, B = "a", "b"
@@ -69,8 +69,8 @@ class Comparison:
         with_truth: encounters that a person has identified.
         right: arm -> share of these decided rightly (a known animal named, an unknown one opened as new).
         wrong: arm -> share of these given a wrong name.
-        right_gain, wrong_gain: b minus a, paired, over individuals.
-        p_value: exact McNemar test on right against not right; None without truth.
+        right_gain, wrong_gain: b minus a, paired; None without truth.
+        The intervals of what is right or wrong count encounters of one true individual as dependent.
     """
 
     encounters: int
@@ -81,7 +81,6 @@ class Comparison:
     wrong: dict[str, Estimate]
     right_gain: Estimate | None
     wrong_gain: Estimate | None
-    p_value: float | None
 
 
 def compare(pairs: Sequence[PairedOutcome]) -> Comparison:
@@ -92,18 +91,18 @@ def compare(pairs: Sequence[PairedOutcome]) -> Comparison:
     }
     same = sum(_said(pair.a) == _said(pair.b) for pair in pairs)
     judged = [pair for pair in pairs if pair.truth is not None]
-    right = {A: _by(judged, lambda p: is_right(p, p.a)), B: _by(judged, lambda p: is_right(p, p.b))}
-    wrong = {A: _by(judged, lambda p: is_wrong_name(p, p.a)), B: _by(judged, lambda p: is_wrong_name(p, p.b))}
+    trials = _of_each(judged, lambda _: True)
+    right = {A: _of_each(judged, lambda p: is_right(p, p.a)), B: _of_each(judged, lambda p: is_right(p, p.b))}
+    wrong = {A: _of_each(judged, lambda p: is_wrong_name(p, p.a)), B: _of_each(judged, lambda p: is_wrong_name(p, p.b))}
     return Comparison(
         encounters=len(pairs),
         outcomes=outcomes,
         agreement=rate(same, len(pairs)),
         with_truth=len(judged),
-        right={arm: rate(int(events.sum()), len(judged)) for arm, events in right.items()},
-        wrong={arm: rate(int(events.sum()), len(judged)) for arm, events in wrong.items()},
-        right_gain=_gain(judged, right),
-        wrong_gain=_gain(judged, wrong),
-        p_value=_mcnemar(right[A], right[B]) if judged else None,
+        right={arm: clustered_rate(events, trials) for arm, events in right.items()},
+        wrong={arm: clustered_rate(events, trials) for arm, events in wrong.items()},
+        right_gain=_gain(right, trials),
+        wrong_gain=_gain(wrong, trials),
     )
 
 
@@ -123,24 +122,16 @@ def _said(outcome: Outcome) -> tuple[str, Hashable | None]:
     return outcome.decision, outcome.individual if outcome.decision == MATCHED else None
 
 
-def _by(judged: Sequence[PairedOutcome], test: Callable[[PairedOutcome], bool]) -> np.ndarray:
-    return np.array([test(pair) for pair in judged], dtype=bool)
+def _of_each(judged: Sequence[PairedOutcome], test: Callable[[PairedOutcome], bool]) -> Ints:
+    """Encounters of each true individual that pass the test; (G,)."""
+    found: dict[Hashable, int] = {}
+    for pair in judged:
+        found[pair.truth] = found.get(pair.truth, 0) + test(pair)
+    return np.array(list(found.values()), dtype=np.int64)
 
 
-def _gain(judged: Sequence[PairedOutcome], events: dict[str, np.ndarray]) -> Estimate | None:
-    if not judged:
+def _gain(events: dict[str, Ints], trials: Ints) -> Estimate | None:
+    if not len(trials):
         return None
-    codes = {truth: code for code, truth in enumerate(dict.fromkeys(pair.truth for pair in judged))}
-    owner = np.array([codes[pair.truth] for pair in judged])
-    trials = np.bincount(owner, minlength=len(codes)).astype(np.float64)
-    a, b = (
-        ratio(np.bincount(owner, events[arm].astype(np.float64), len(codes)).astype(np.float64), trials)
-        for arm in (A, B)
-    )
+    a, b = (ratio(events[arm].astype(np.float64), trials.astype(np.float64)) for arm in (A, B))
     return difference(b, a)
-
-
-def _mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """Exact two-sided McNemar test (McNemar 1947, Psychometrika 12:153-157) on paired outcomes."""
-    only_a, only_b = int(np.count_nonzero(a & ~b)), int(np.count_nonzero(b & ~a))
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0

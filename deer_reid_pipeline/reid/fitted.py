@@ -11,9 +11,12 @@ import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deer_reid_pipeline.reid.matching import MatchPolicy
+
+SHARED = ("matcher", "unit", "gallery", "sex_rule", "other_flank", "margin", "false_positive_bound")
+"""What no fit chooses: the policies that judge have it of the policy that they judge."""
 
 
 def fold_of(name: str, folds: int, salt: str = "") -> int:
@@ -34,6 +37,14 @@ class FittedPolicy(BaseModel):
     policy: MatchPolicy = Field(description="Fitted on all labelled individuals; what matching uses.")
     without: tuple[MatchPolicy, ...] = ()
     salt: str = ""
+
+    @model_validator(mode="after")
+    def _judged_alike(self) -> FittedPolicy:
+        for judging in self.without:
+            other = [name for name in SHARED if getattr(judging, name) != getattr(self.policy, name)]
+            if other:
+                raise ValueError(f"a judging policy differs from the policy in use in {', '.join(other)}")
+        return self
 
     def folds_of(self, names: list[str]) -> NDArray[np.int64]:
         """Group of each individual; all 0 where nothing was fitted; int64 (len(names),)."""

@@ -97,6 +97,13 @@ class MatchPolicy(BaseModel):
         return self.model_copy(update={"threshold": threshold, "new_below": threshold})
 
 
+def cuts_in_words(threshold: float, new_below: float) -> str:
+    """The two cuts for people: 1 and above names nobody, -1 and below opens nobody."""
+    names = "names nobody" if threshold >= 1 else f"matched from {threshold:g}"
+    opens = "opens nobody as new" if new_below <= -1 else f"new below {new_below:g}"
+    return f"{names}, {opens}"
+
+
 V1_POLICY = MatchPolicy(
     matcher="v1_resnet50",
     weights={"baseline": 1.0},
@@ -420,8 +427,8 @@ def _outcome(
         return MATCHED, f"similarity {best.score:.4f} to {best.name} reaches {policy.threshold:.4f}"
     if best is not None and best.score >= policy.new_below:
         return UNCERTAIN, (
-            f"similarity {best.score:.4f} to {best.name} lies between {policy.new_below:.4f} (new below) "
-            f"and {policy.threshold:.4f} (matched from)"
+            f"similarity {best.score:.4f} to {best.name} is left to a person: this release "
+            f"{cuts_in_words(round(policy.threshold, 4), round(policy.new_below, 4))}"
         )
     if incomparable and policy.other_flank == UNCERTAIN:
         return UNCERTAIN, f"{incomparable} known individuals were seen only from the other flank"

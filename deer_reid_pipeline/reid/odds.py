@@ -86,13 +86,6 @@ class Odds(BaseModel):
         others[at] = right
         return others, float(new)
 
-    def probability(self, scores: Floats, left_out: int = 0) -> float:
-        """Probability that the candidate of the highest score is the right one; NaN where none can be compared."""
-        scores = np.asarray(scores, dtype=np.float64)
-        if not np.isfinite(scores).any():
-            return float("nan")
-        return float(self.posterior(scores, left_out)[0][np.nanargmax(scores)])
-
 
 def bayes(log_ratios: Floats, new: float, size: int, left_out: int = 0) -> tuple[Floats, float]:
     """Posterior of each candidate and of a new animal, were the scores independent.

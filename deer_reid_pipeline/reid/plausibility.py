@@ -27,7 +27,6 @@ LIFE_STAGE = "life_stage_conflict"
 ONE_PICTURE = "two_boxes_of_one_picture"
 SHARE = "implausible_share"
 SIZE = "body_size_conflict"
-RULES = (TRAVEL, SEX, LIFE_STAGE, ONE_PICTURE, SHARE, SIZE)
 
 FEWEST_MATCHES = 8
 FAMILY_ERROR = 0.02

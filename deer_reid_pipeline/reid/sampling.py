@@ -75,7 +75,7 @@ def risk_of(probability: float | None, score: float, threshold: float | None) ->
 
     Args:
         probability: that the match is right, where a calibration says it.
-        score, threshold: fused similarity, -1 to 1; used without a probability.
+        score, threshold: fused similarity, -1 to 1, or 0 to 1 under a calibrated fusion; used without a probability.
     """
     if probability is not None and math.isfinite(probability):
         p = min(max(probability, 0.0), 1.0)
@@ -132,11 +132,6 @@ def number_of(key: str, salt: str) -> float:
     """A number in [0, 1) that belongs to a key, evenly spread and the same for ever (53 bits of a sha256)."""
     digest = hashlib.sha256(f"{salt}\x1f{key}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
-
-
-def horvitz_thompson_total(inclusion: Floats, values: Floats) -> float:
-    """Estimated sum of a value over all matches from the drawn ones; unbiased whatever the matches are like."""
-    return float((values / inclusion).sum())
 
 
 def false_match_rate(inclusion: Floats, wrong: Floats, matches: int) -> FalseMatchRate:

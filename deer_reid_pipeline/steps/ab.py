@@ -28,12 +28,13 @@ from deer_reid_pipeline.steps.deciding import (
 )
 from deer_reid_pipeline.steps.embeddings import embed_drop
 from deer_reid_pipeline.steps.encounter_groups import load_drop
-from deer_reid_pipeline.steps.profiles import embed_unknown, refresh_stale
+from deer_reid_pipeline.steps.profiles import embed_lacking, refresh_stale
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import ab as table
 from deer_reid_pipeline.store.ids import encounter_id
-from deer_reid_pipeline.store.profiles import individuals_lacking
-from deer_reid_pipeline.store.releases import get_release, live_release, refuse_unreleasable
+from deer_reid_pipeline.store.models import AbTest
+from deer_reid_pipeline.store.profiles import detections_lacking, individuals_lacking
+from deer_reid_pipeline.store.releases import get_release, live_release, lock_releases, refuse_unreleasable
 from deer_reid_pipeline.store.reports import AB, add_report
 from deer_reid_pipeline.store.search import GallerySource, open_gallery, prepare_search
 
@@ -44,7 +45,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TestInfo:
-    """An A/B test as people see it; `share_b` of `share_all` of the new encounters are decided by release b."""
+    """An A/B test as people see it; `share_b` of `share_all` of the new encounters are decided by release b.
+
+    Attributes:
+        resting: why it runs but takes no part in deciding now; None where it does, or is over.
+    """
 
     test: int
     release_a: int
@@ -53,6 +58,7 @@ class TestInfo:
     share_all: float
     reason: str
     running: bool
+    resting: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def start(site: Site, release_b: int, *, share_b: float, share_all: float, reaso
         raise ReleaseError("an A/B test lets another release decide real encounters and needs a reason: --reason TEXT")
     matcher = site.matcher_of(release_b)
     with site.database.session() as session:
+        lock_releases(session)  # no other release becomes live between this look and the start
         live = live_release(session)
         if live is None:
             raise ReleaseError("no release is live, so that there is nothing to compare with: run deer-reid init")
@@ -98,7 +105,7 @@ def start(site: Site, release_b: int, *, share_b: float, share_all: float, reaso
         if dict(live.policy).get("unit") != matcher.policy.unit:
             raise ReleaseError("one release decides about pictures, the other about encounters: they cannot share them")
         test = table.start_test(session, live.id, release_b, share_b, share_all, uuid.uuid4().hex, reason.strip())
-        return _info(test)
+        return _info(site, session, test)
 
 
 def stop(site: Site) -> TestInfo:
@@ -111,7 +118,7 @@ def stop(site: Site) -> TestInfo:
         test = table.end_test(session)
         if test is None:
             raise ReleaseError("no A/B test is running")
-        return _info(test)
+        return _info(site, session, test)
 
 
 def ab_report(site: Site, test_id: int | None = None, run_id: str | None = None) -> AbReport:
@@ -138,7 +145,7 @@ def ab_report(site: Site, test_id: int | None = None, run_id: str | None = None)
                 )
             )
         comparison = compare(pairs)
-        info = _info(test)
+        info = _info(site, session, test)
         found = AbReport(info, comparison, 0).as_dict()
         report = add_report(
             session,
@@ -156,18 +163,25 @@ def newest_test(site: Site) -> TestInfo | None:
     """The test that began last, running or not; None before the first."""
     with site.database.session() as session:
         test = table.newest_test(session)
-        return None if test is None else _info(test)
+        return None if test is None else _info(site, session, test)
 
 
 class SideBySide:
     """The running test, as a run that decides a drop works with it. `open_test` makes one."""
 
-    def __init__(self, test: TestInfo, salt: str, matcher: Matcher) -> None:
+    def __init__(self, test: TestInfo, salt: str, matcher: Matcher, tried: set[uuid.UUID] | None = None) -> None:
         self.test = test
         self.matcher = matcher
         self._salt = salt
+        self._tried = tried
         self._work: Deciding | None = None
         self._gallery: GallerySource | None = None
+
+    def is_behind(self, session: Session) -> bool:
+        """Whether individuals were seen since `open_test` in pictures that release b's recipe has no vectors of."""
+        if self._tried is None:
+            return False
+        return bool(set(detections_lacking(session, self.matcher.recipe.id)) - self._tried)
 
     def begin(self, session: Session, work: Deciding, without: set[Any]) -> None:
         """Open release b's gallery beside that of the live one, in the transaction that decides."""
@@ -210,28 +224,29 @@ class SideBySide:
 def open_test(site: Site, matcher: Matcher, drop_key: str, say: LogLine = log.info) -> SideBySide | None:
     """The running test with what release b needs for a drop; None where none applies to this run.
 
-    A test rests while its release a is not live, and where a setting overrides what the release says.
+    A test rests while its release a is not live, and where a setting overrides what the release says. After that,
+    release b is brought up to date with what was decided without it.
     """
     with site.database.session() as session:
         test = table.running_test(session)
         if test is None:
             return None
-        info, salt = _info(test), test.salt
+        info, salt = _info(site, session, test), test.salt
     if matcher.release_id != info.release_a or matcher.overrides:
         why = "settings override the live release" if matcher.overrides else f"release {info.release_a} is not live"
         say(f"A/B test {info.test} rests: {why}")
         return None
-    other = site.matcher_of(info.release_b)
+    other, tried = site.matcher_of(info.release_b), None
     if other.recipe.id != matcher.recipe.id:
         embed_drop(site, other.recipe, drop_key, say)
-        embed_unknown(site, other.recipe, say)
+        tried = set(embed_lacking(site, other.recipe, say))
         with site.database.session() as session:
             prepare_search(session, other.recipe.id, other.policy)
     say(
         f"A/B test {info.test}: {info.share_all:.0%} of new encounters are decided by release {info.release_a} and "
         f"release {info.release_b} (applied to {info.share_b:.0%} of them)"
     )
-    return SideBySide(info, salt, other)
+    return SideBySide(info, salt, other, tried)
 
 
 def _stored(considered: Considered, settled: Settled | None) -> dict[str, Any]:
@@ -252,7 +267,12 @@ def _outcome(stored: dict[str, Any]) -> Outcome:
     return Outcome(stored["decision"], stored["deer_id"])
 
 
-def _info(test: Any) -> TestInfo:
+def _info(site: Site, session: Session, test: AbTest) -> TestInfo:
+    live, resting = live_release(session), None
+    if test.ended_at is None and (live is None or live.id != test.release_a):
+        resting = f"release {test.release_a} is not live now"
+    elif test.ended_at is None and (not site.settings.use_enhanced_reid or site.settings.reid_threshold is not None):
+        resting = "settings override the live release"
     return TestInfo(
         test=test.id,
         release_a=test.release_a,
@@ -261,4 +281,5 @@ def _info(test: Any) -> TestInfo:
         share_all=test.share_all,
         reason=test.reason,
         running=test.ended_at is None,
+        resting=resting,
     )

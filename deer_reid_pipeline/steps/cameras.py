@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.ingest.camtrap_reader import place_text
 from deer_reid_pipeline.ingest.filled_table import FilledRow, read_filled_table
 from deer_reid_pipeline.ingest.ledger import BadValue
-from deer_reid_pipeline.ingest.values import given, position
+from deer_reid_pipeline.ingest.values import position
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.deployments import Place, put_deployments
 
@@ -54,10 +55,10 @@ def import_cameras(site: Site, file: Path) -> CameraImport:
 
 
 def _place(row: FilledRow) -> Place:
-    key = given(row.cells.get("deploymentID"))
+    key = place_text(row.cells, "deploymentID")
     if key is None:
         raise BadValue("bad_row", "it names no deploymentID")
     found = position(row.cells.get("latitude"), row.cells.get("longitude"))
     if found is None:
         raise BadValue("bad_value", "it gives no latitude and longitude")
-    return Place(key, given(row.cells.get("locationName")), *found)
+    return Place(key, place_text(row.cells, "locationName"), *found)

@@ -1,4 +1,4 @@
-"""A validation from end to end: judge, write the report's files, and keep its row, on which a promotion rests."""
+"""A validation from end to end: judge, write the report, keep its row, and act on its verdict."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deer_reid_pipeline.errors import ReleaseError
+from deer_reid_pipeline.reid.evaluation.gate import PASS
+from deer_reid_pipeline.steps.releases import Change, promote
 from deer_reid_pipeline.steps.report import PAGE, write_report
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.tuning import propose_fit
 from deer_reid_pipeline.steps.validation import ValidationResult, validate
 from deer_reid_pipeline.store.releases import candidates, live_release
-from deer_reid_pipeline.store.reports import VALIDATION, add_report
+from deer_reid_pipeline.store.reports import TUNING, VALIDATION, add_report, report_of_run
 
 LogLine = Callable[[str], None]
 
@@ -65,12 +69,49 @@ def judge(
     return Judgement(result, row.id)
 
 
-def waiting_candidate(site: Site) -> int | None:
-    """The newest release that was never live; None where there is none, or nothing is live to compare it with.
+def candidate_to_judge(site: Site, run_id: str) -> int | None:
+    """What a run should judge against the live release: what it has fitted itself, else the newest candidate.
 
-    One that was judged before is judged again: animals may have been named since.
+    A candidate that was judged before is judged again: animals may have been named since.
     """
     with site.database.session() as session:
-        if live_release(session) is None:
-            return None
-        return next((release.id for release in candidates(session)), None)
+        fitted = report_of_run(session, TUNING, run_id)
+        if fitted is None:
+            waiting = None if live_release(session) is None else next(iter(candidates(session)), None)
+            return None if waiting is None else waiting.id
+        number = fitted.id
+    return propose_fit(site, number, run_id).candidate
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a run's verdict led to: the promotion that was done, or why there was none."""
+
+    change: Change | None
+    reason: str
+
+
+def act_on_verdict(site: Site, run_id: str, *, backup: bool = True) -> Released:
+    """Promote the candidate that this run has judged, if its report says PASS.
+
+    What another run judged is left alone: a person may have left it, and the live release may be another by now.
+    """
+    with site.database.session() as session:
+        report = report_of_run(session, VALIDATION, run_id)
+    if report is None:
+        return Released(None, "this run judged nothing")
+    if report.candidate_id is None:
+        return Released(None, f"report {report.id} judged no candidate")
+    if report.verdict != PASS:
+        return Released(None, f"release {report.candidate_id} waits: report {report.id} says {report.verdict}")
+    try:
+        change = promote(
+            site,
+            report.candidate_id,
+            reason=f"validation report {report.id} says PASS",
+            backup=backup,
+            run_id=run_id,
+        )
+    except ReleaseError as refused:
+        return Released(None, str(refused))
+    return Released(change, change.reason)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
@@ -18,11 +17,11 @@ from deer_reid_pipeline.store.monitoring import (
     individuals_by_id,
     names_given,
     sightings_until,
+    standing_now,
 )
 from deer_reid_pipeline.store.reviews import DIFFERENT, SAME, standing_reviews
 
 Pair = tuple[uuid.UUID, uuid.UUID]
-_LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 def wrong_by_people(
@@ -39,16 +38,17 @@ def wrong_by_people(
     """
     deer = {key: row.deer_id for key, row in decision_rows(session, decisions).items() if row.deer_id is not None}
     detections = detections_of(session, list(deer))
-    names = names_given(session, {key for found in detections.values() for key in found})
+    everything = {key for found in detections.values() for key in found}
+    names = names_given(session, everything)
     compared: dict[uuid.UUID, list[tuple[uuid.UUID, str]]] = defaultdict(list)
-    for item in standing_reviews(session):
+    for item in standing_reviews(session, everything):
         compared[item.first].append((item.second, item.verdict))
         compared[item.second].append((item.first, item.verdict))
     spoken_of = {key for key in deer if any(item in names or item in compared for item in detections[key])}
     individuals = {deer[key] for key in spoken_of}
     evidence: dict[uuid.UUID, list[SightingRow]] = defaultdict(list)
     if individuals:
-        for row in sightings_until(session, individuals, _LATEST, evidence_only=True):
+        for row in sightings_until(session, individuals, standing_now(), evidence_only=True):
             evidence[row.deer_id].append(row)
     records = individuals_by_id(session, individuals)
     result: dict[int, bool] = {}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy.orm import Session
 
+from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.encounters import EncounterGroup
 from deer_reid_pipeline.reid.matching import score_individuals
@@ -22,6 +23,7 @@ from deer_reid_pipeline.steps.encounter_groups import DropToDecide, encounters_o
 from deer_reid_pipeline.steps.profiles import embed_unknown, refresh_stale
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import decisions as log_book
+from deer_reid_pipeline.store.profiles import unknown_under
 from deer_reid_pipeline.store.search import GallerySource, open_gallery, prepare_search
 
 __all__ = ["MatchReport", "match_drop"]
@@ -29,6 +31,9 @@ __all__ = ["MatchReport", "match_drop"]
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 100
+
+ROUNDS = 5
+"""How often a run embeds individuals that other drops opened under another release meanwhile, before it gives up."""
 
 
 def match_drop(
@@ -40,27 +45,50 @@ def match_drop(
     known by then. Running it again decides nothing twice.
 
     Raises:
-        DatabaseError: a detection has no vectors under the recipe.
+        DatabaseError: a detection has no vectors under the recipe, or other drops kept opening individuals under
+            another release while this one waited for its turn.
     """
     say(matcher.describe())
     result = MatchReport()
-    embed_unknown(site, matcher.recipe, say)
-    test = open_test(site, matcher, drop_key, say)
-    with site.database.session() as session:
-        prepare_search(session, matcher.recipe.id, matcher.policy)
-    with site.database.session() as session:
-        log_book.lock_matching(session, say)
-        refresh_stale(session, matcher.recipe.id)
-        drop = load_drop(session, matcher, drop_key)
-        groups = encounters_of(drop, matcher)
-        if groups:
-            _decide_all(session, Deciding(matcher, drop, run_id, say, result), groups, test)
+    for _ in range(ROUNDS):
+        if _decide_in_turn(site, matcher, drop_key, run_id, say, result):
+            break
+    else:
+        raise DatabaseError(
+            f"drop {drop_key} was not decided: {ROUNDS} times, another drop opened individuals under another release "
+            f"while it waited, which {matcher.recipe.id} does not know yet; run it again when the others are done"
+        )
     say(
         f"{result.decided} encounters decided: {result.outcomes['matched']} matched, "
         f"{result.outcomes['new_individual']} new, {result.outcomes['uncertain']} uncertain "
         f"({result.by_person} by a person)"
     )
     return result
+
+
+def _decide_in_turn(
+    site: Site, matcher: Matcher, drop_key: str, run_id: str | None, say: LogLine, result: MatchReport
+) -> bool:
+    """Decide the drop when its turn comes; False, and nothing decided, where somebody has to be embedded first.
+
+    Embedding takes long and stays outside the lock. Whom another drop opened under another release before it let go
+    of the lock is therefore looked for again inside.
+    """
+    tried = set(embed_unknown(site, matcher.recipe, say))
+    test = open_test(site, matcher, drop_key, say)
+    with site.database.session() as session:
+        prepare_search(session, matcher.recipe.id, matcher.policy)
+    with site.database.session() as session:
+        log_book.lock_matching(session, say)
+        if set(unknown_under(session, matcher.recipe.id)) - tried or (test is not None and test.is_behind(session)):
+            say("another drop opened individuals under another release meanwhile: embedding them first")
+            return False
+        refresh_stale(session, matcher.recipe.id)
+        drop = load_drop(session, matcher, drop_key)
+        groups = encounters_of(drop, matcher)
+        if groups:
+            _decide_all(session, Deciding(matcher, drop, run_id, say, result), groups, test)
+    return True
 
 
 def _decide_all(

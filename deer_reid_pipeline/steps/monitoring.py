@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from pathlib import Path
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -45,12 +44,12 @@ from deer_reid_pipeline.steps.monitoring_report import (
     ReviewItem,
     summary_of,
 )
-from deer_reid_pipeline.steps.sightings import Match, build_matches, review_pair
+from deer_reid_pipeline.steps.sightings import Match, build_matches, review_pair, to_compare_with
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store import monitoring as stored
 from deer_reid_pipeline.store.deployments import places
 from deer_reid_pipeline.store.releases import live_release
-from deer_reid_pipeline.store.reports import MONITORING, add_report
+from deer_reid_pipeline.store.reports import MONITORING, add_report, newest_report
 
 log = logging.getLogger(__name__)
 
@@ -87,21 +86,25 @@ def report_day(site: Site, day: date, run_id: str | None = None, window: int = W
         window: days, this one included, over which the rate of false matches is estimated.
 
     Raises:
-        DeerReidError: the day has not begun, or the report's files cannot be written.
+        DeerReidError: the day has not begun, or the report's files cannot be written (the report is stored all the
+            same).
     """
     if day > today():
         raise DeerReidError(f"{day} has not begun (days are UTC, today is {today()}): name an earlier day")
     start, end = day_bounds(day)
     folder = f"reports/monitoring/{day.isoformat()}"
     with site.database.session() as session:
-        decisions = stored.standing_decisions(session, start, end)
-        looked_at = _look_at(session, decisions, end)
+        stored.lock_day(session, day)
+        standing = stored.standing_at(session, end)
+        recent = stored.standing_decisions(session, standing, start - timedelta(days=RECENT_DAYS - 1))
+        decisions = [decision for decision in recent if decision.decided_at >= start]
+        looked_at = _look_at(session, decisions, standing)
         flags, sample, without_pair = _flags_and_sample(day, looked_at)
         stored.replace_day(session, day, flags, sample)
-        report = _report(session, day, window, decisions, looked_at, len(sample), without_pair, folder)
+        report = _report(session, day, window, recent, looked_at, len(sample), without_pair, folder)
         release = live_release(session)
         summary = summary_of(report)
-        row = add_report(
+        number = add_report(
             session,
             MONITORING,
             {**summary, "frame": len(looked_at.matches) - without_pair},
@@ -111,8 +114,13 @@ def report_day(site: Site, day: date, run_id: str | None = None, window: int = W
             verdict=report.verdict,
             folder=folder,
             run_id=run_id,
-        )
-        write_files(site, session, report, row.id)
+        ).id
+    # The files name the report's number, so it is stored first. Of two reports at once the newer one's files stay.
+    with site.database.session() as session:
+        stored.lock_day(session, day)
+        newest = newest_report(session, MONITORING, day=day)
+        if newest is None or newest.id == number:
+            write_files(site, session, report, number)
     log.info("monitoring %s: %d matches, %d flags. %s", day, report.matched, len(report.flags), report.sentence)
     return report
 
@@ -121,18 +129,14 @@ def waiting_reviews(site: Site, days: int = WINDOW_DAYS) -> list[ReviewItem]:
     """Flagged and drawn matches of the last days that no person has said enough about; flagged ones first."""
     last = today()
     with site.database.session() as session:
-        return _waiting(session, last - timedelta(days=days - 1), last)
+        sample = stored.sample_between(session, last - timedelta(days=days - 1), last)
+        return _waiting(session, sample, _said(session, sample))
 
 
-def report_folder(site: Site, report: MonitoringReport) -> Path:
-    """Where the files of a report are."""
-    return site.settings.home / report.folder
-
-
-def _look_at(session: Session, decisions: Sequence[stored.DecisionRow], end: datetime) -> _Day:
+def _look_at(session: Session, decisions: Sequence[stored.DecisionRow], standing: stored.Standing) -> _Day:
     suspects = {d.id: d for d in decisions if d.method == stored.MACHINE and d.decision == "matched" and d.deer_id}
     deer = {decision.deer_id for decision in suspects.values() if decision.deer_id is not None}
-    rows = stored.sightings_until(session, deer, end) if deer else []
+    rows = stored.sightings_until(session, deer, standing) if deer else []
     individuals = stored.individuals_by_id(session, deer)
     positions = {
         key: (place.latitude, place.longitude)
@@ -140,7 +144,7 @@ def _look_at(session: Session, decisions: Sequence[stored.DecisionRow], end: dat
         if place.latitude is not None and place.longitude is not None
     }
     all_matches = build_matches(rows, individuals, positions, suspects)
-    earlier = stored.sighting_counts(session, end, without=suspects)
+    earlier = stored.sighting_counts(session, standing, without=suspects)
     judged = judge([m.sighting for m in all_matches], dict(earlier.items()), len(earlier.keys() | deer))
     by_individual: dict[Hashable, list[Match]] = defaultdict(list)
     for match in all_matches:
@@ -172,7 +176,8 @@ def _flags_and_sample(day: date, of: _Day) -> tuple[list[stored.FlagRow], list[s
     # A whole individual that took too many makes all of its matches risky, not certain to be drawn.
     certain = {flag.encounter for flag in of.judged.flags if flag.rule != SHARE}
     doubted = {key for flag in of.judged.flags if flag.rule == SHARE for key in flag.encounters}
-    pairs = {key: review_pair(match, of.by_individual[match.sighting.individual]) for key, match in of.matches.items()}
+    ranked = {key: to_compare_with(members) for key, members in of.by_individual.items()}
+    pairs = {key: review_pair(match, ranked[match.sighting.individual]) for key, match in of.matches.items()}
     candidates = []
     for key, match in of.matches.items():
         decision = of.decisions[key]
@@ -208,15 +213,21 @@ def _report(
     session: Session,
     day: date,
     window: int,
-    decisions: Sequence[stored.DecisionRow],
+    recent: Sequence[stored.DecisionRow],
     of: _Day,
     sampled: int,
     without_pair: int,
     folder: str,
 ) -> MonitoringReport:
     first = day - timedelta(days=window - 1)
+    decisions = [d for d in recent if d.decided_at >= day_bounds(day)[0]]
     machine = [d for d in decisions if d.method == stored.MACHINE]
-    rate, missing, history = _rate(session, first, day, len(of.matches), len(of.matches) - without_pair, of)
+    sample = stored.sample_between(session, first, day)
+    wrong = _said(session, sample)
+    days = stored.reported_days(session, first, day)
+    days[day] = stored.ReportedDay(len(of.matches), len(of.matches) - without_pair, len(of.judged.flags))
+    rate = _rate(days, sample, wrong)
+    matched_on = stored.days_with_matches(session, day_bounds(first)[0], day_bounds(day)[1])
     verdict = FAIL if rate.low > BOUND else PASS if rate.reviewed and rate.high <= BOUND else INCONCLUSIVE
     wanted = reviews_needed(rate.value, BOUND) if rate.reviewed else reviews_needed(0.0, BOUND)
     return MonitoringReport(
@@ -235,32 +246,23 @@ def _report(
         rate=rate,
         verdict=verdict,
         needed=None if wanted is None else max(1, wanted - rate.reviewed),
-        days_without_report=missing,
-        recent=_recent(session, day),
-        to_review=tuple(_waiting(session, first, day)),
-        history=history,
+        days_without_report=len(matched_on - days.keys()),
+        recent=_recent(session, recent),
+        to_review=tuple(_waiting(session, sample, wrong)),
+        history=tuple((key, days[key].matches, days[key].flags) for key in sorted(days)),
         folder=folder,
     )
 
 
 def _rate(
-    session: Session, first: date, day: date, matches: int, frame: int, of: _Day
-) -> tuple[FalseMatchRate, int, tuple[tuple[date, int, int], ...]]:
-    """The rate of false matches over days, the number of days nobody reported, and matches and flags day by day."""
-    days = stored.reported_days(session, first, day)
-    days[day] = stored.ReportedDay(matches, frame, len(of.judged.flags))
-    sample = stored.sample_between(session, first, day)
-    wrong = wrong_by_people(
-        session, [item.decision_id for item in sample], {i.decision_id: (i.detection_a, i.detection_b) for i in sample}
-    )
-    decided = stored.days_with_matches(session, day_bounds(first)[0], day_bounds(day)[1])
-    rate = false_match_rate(
+    days: Mapping[date, stored.ReportedDay], sample: Sequence[stored.SampleRow], wrong: Mapping[int, bool]
+) -> FalseMatchRate:
+    """The rate of false matches over days."""
+    return false_match_rate(
         np.array([item.inclusion_probability for item in sample]),
         np.array([float(wrong[item.decision_id]) if item.decision_id in wrong else np.nan for item in sample]),
         sum(item.frame for item in days.values()),
     )
-    history = tuple((key, days[key].matches, days[key].flags) for key in sorted(days))
-    return rate, len(decided - days.keys()), history
 
 
 def _similar(of: _Day) -> tuple[MatchLine, ...]:
@@ -302,11 +304,10 @@ def _agrees(severity: np.ndarray, place: int) -> bool | None:
     return True if np.isfinite(others).any() else None
 
 
-def _recent(session: Session, day: date) -> Recent:
-    start, end = day_bounds(day - timedelta(days=RECENT_DAYS - 1))[0], day_bounds(day)[1]
+def _recent(session: Session, decisions: Sequence[stored.DecisionRow]) -> Recent:
     scores = {
         d.id: d.score
-        for d in stored.standing_decisions(session, start, end)
+        for d in decisions
         if d.method == stored.MACHINE and d.decision == "matched" and d.score is not None
     }
     wrong = wrong_by_people(session, list(scores))
@@ -316,15 +317,19 @@ def _recent(session: Session, day: date) -> Recent:
     return Recent(*(tuple(sorted(by_verdict[verdict])) for verdict in (False, True, None)))
 
 
-def _waiting(session: Session, first: date, last: date) -> list[ReviewItem]:
-    sample = stored.sample_between(session, first, last)
+def _said(session: Session, sample: Sequence[stored.SampleRow]) -> dict[int, bool]:
+    """Whether each drawn match is wrong, of those that people said enough about."""
+    pairs = {item.decision_id: (item.detection_a, item.detection_b) for item in sample}
+    return wrong_by_people(session, list(pairs), pairs)
+
+
+def _waiting(session: Session, sample: Sequence[stored.SampleRow], said: Mapping[int, bool]) -> list[ReviewItem]:
+    days = [item.day for item in sample]
     reasons: dict[int, list[str]] = defaultdict(list)
-    for flag in stored.flags_between(session, first, last):
+    for flag in stored.flags_between(session, min(days), max(days)) if days else ():
         if flag.decision_id is not None:
             reasons[flag.decision_id].append(flag.detail)
-    pairs = {item.decision_id: (item.detection_a, item.detection_b) for item in sample}
-    said = wrong_by_people(session, list(pairs), pairs)
-    decisions = stored.decision_rows(session, list(pairs))
+    decisions = stored.decision_rows(session, [item.decision_id for item in sample])
     items = []
     for item in sample:
         if item.decision_id in said:

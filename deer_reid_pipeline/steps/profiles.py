@@ -95,11 +95,11 @@ def refresh_stale(session: Session, recipe_id: str) -> int:
     return sum(bool(refresh_profile(session, recipe_id, deer, show=False)) for deer in stale)
 
 
-def embed_unknown(site: Site, recipe: Recipe, say: LogLine = log.info) -> int:
+def embed_unknown(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[uuid.UUID]:
     """Embed individuals that were opened under another release and that the recipe does not know yet.
 
     Matching calls it before it begins, so that nobody is opened a second time after a promotion or a rollback.
-    Returns how many there were.
+    Returns who they were; one without a readable crop stays unknown.
     """
     with site.database.session() as session:
         unknown = table.unknown_under(session, recipe.id)
@@ -107,7 +107,20 @@ def embed_unknown(site: Site, recipe: Recipe, say: LogLine = log.info) -> int:
         say(f"{len(unknown)} individuals were opened under another release: embedding them under {recipe.id}")
     for deer in unknown:
         _embed_lacking(site, recipe, deer, False, ProfileReport())
-    return len(unknown)
+    return unknown
+
+
+def embed_lacking(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[uuid.UUID]:
+    """Embed what individuals were seen in and the recipe has no vectors of, as while it was not in use.
+
+    Returns these detections; one without a readable crop stays without vectors.
+    """
+    with site.database.session() as session:
+        lacking = table.detections_lacking(session, recipe.id)
+    if lacking:
+        say(f"{len(lacking)} pictures of individuals have no vectors under {recipe.id}: embedding them")
+        embed_detections(site, recipe, lacking, say, step=None)
+    return lacking
 
 
 def show_live_columns(site: Site, say: LogLine = log.info) -> int:

@@ -47,6 +47,8 @@ class ReleaseInfo:
 
     Attributes:
         report: the newest validation report that judged it against the live release, and `verdict` what that says.
+        trusted: whether its identities could be trusted when it was last judged while live, at `trusted_at`: PASS,
+            FAIL or INCONCLUSIVE; None where it was not.
         individuals_lacking: individuals whose profiles under its recipe are missing or made of fewer detections.
     """
 
@@ -61,6 +63,8 @@ class ReleaseInfo:
     new_below: float
     report: int | None
     verdict: str | None
+    trusted: str | None
+    trusted_at: datetime | None
     individuals_lacking: int
     created_at: datetime
     promoted_at: datetime | None
@@ -344,11 +348,14 @@ def _require_profiles(session: Session, release: Release) -> None:
 
 
 def _refusal(session: Session, release: Release, live: Release | None, report: Report | None) -> str | None:
-    again = "run deer-reid validate"
+    again = f"run deer-reid validate --candidate {release.id}"
     if report is None:
         return f"no validation report is about release {release.id}: {again}"
     if report.verdict != PASS:
-        return f"the newest validation report about release {release.id} (report {report.id}) says {report.verdict}"
+        return (
+            f"the newest validation report about release {release.id} (report {report.id}) says {report.verdict}, and "
+            "only PASS promotes"
+        )
     if report.release_id != (live.id if live else None):
         return (
             f"report {report.id} compares release {release.id} with release {report.release_id}, but release "
@@ -384,6 +391,7 @@ def _saved(site: Site, release_id: int) -> tuple[Path, float]:
 
 def _info(session: Session, release: Release, lacking: dict[str, int]) -> ReleaseInfo:
     report = newest_about_candidate(session, release.id)
+    judged = table.newest_judgement(session, release.id)
     policy = table.fitted_of(release).policy
     if release.recipe_id not in lacking:
         lacking[release.recipe_id] = individuals_lacking(session, release.recipe_id)
@@ -399,6 +407,8 @@ def _info(session: Session, release: Release, lacking: dict[str, int]) -> Releas
         new_below=policy.new_below,
         report=None if report is None else report.id,
         verdict=None if report is None else report.verdict,
+        trusted=None if judged is None else judged.summary.get("live_verdict"),
+        trusted_at=None if judged is None else judged.created_at,
         individuals_lacking=lacking[release.recipe_id],
         created_at=release.created_at,
         promoted_at=release.promoted_at,

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from statistics import median
 
 from deer_reid_pipeline.reid.matching import flank_signs
@@ -60,20 +61,27 @@ def build_matches(
     return _with_recorded_stage(matches, individuals)
 
 
-def review_pair(match: Match, others: Iterable[Match]) -> tuple[uuid.UUID, uuid.UUID] | None:
+def to_compare_with(matches: Iterable[Match]) -> list[tuple[Match, SightingRow]]:
+    """Detections of an individual, best first: what shows who it is, then the more confident boxes."""
+    return sorted(
+        ((match, row) for match in matches for row in match.rows),
+        key=lambda item: (item[0].evidence, item[1].confidence, str(item[1].detection_id)),
+        reverse=True,
+    )
+
+
+def review_pair(match: Match, ranked: Iterable[tuple[Match, SightingRow]]) -> tuple[uuid.UUID, uuid.UUID] | None:
     """The two detections that a person should compare to say whether a match is right; None where there are none.
 
     One of the encounter and one that shows who the individual is. The same flank comes first, opposite flanks last;
     then what a person named, then the more confident boxes.
+
+    Args:
+        ranked: of the individual, see `to_compare_with`.
     """
-    known = [
-        (row, other.evidence)
-        for other in others
-        if other.sighting.individual == match.sighting.individual
-        and other.sighting.encounter != match.sighting.encounter
-        for row in other.rows
-    ]
-    known = sorted(known, key=lambda item: (item[1], item[0].confidence, str(item[0].detection_id)))[-MOST_COMPARED:]
+    encounter = match.sighting.encounter
+    others = ((row, other.evidence) for other, row in ranked if other.sighting.encounter != encounter)
+    known = list(islice(others, MOST_COMPARED))
     if not known:
         return None
     own_flanks = flank_signs([row.viewpoint for row in match.rows])

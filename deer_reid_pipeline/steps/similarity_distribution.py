@@ -17,8 +17,9 @@ from deer_reid_pipeline.reid.evaluation.estimates import Estimate, estimate
 from deer_reid_pipeline.reid.evaluation.verification import Verification, verify
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.similarity import BASELINE, MULTISCALE
-from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.steps.truth import load_labelled
+from deer_reid_pipeline.store.releases import fitted_of, get_release
 
 COLOURS = {"one animal": "#2e8b57", "two animals": "#b05040"}
 
@@ -74,7 +75,10 @@ class Distribution:
 
 
 def similarity_distribution(site: Site) -> Distribution:
-    """Compare all labelled detections under the live recipe, same flank and different encounters."""
+    """Compare all labelled detections under the live recipe, same flank and different encounters.
+
+    What is live judges each individual by the policy that was fitted without it, if the release has any.
+    """
     matcher = site.matcher()
     labelled = load_labelled(site, matcher.recipe.id)
     if labelled.individuals < 2:
@@ -82,7 +86,7 @@ def similarity_distribution(site: Site) -> Distribution:
     ways = {
         "v1 (baseline branch)": branch_blocks(labelled, BASELINE),
         "v2 (multi-scale branch)": branch_blocks(labelled, MULTISCALE),
-        "live": fused_blocks(labelled, FittedPolicy(policy=matcher.policy)),
+        "live": fused_blocks(labelled, _fitted(site, matcher)),
     }
     found = {name: verify(labelled, block) for name, block in ways.items()}
     live = found["live"]
@@ -94,6 +98,14 @@ def similarity_distribution(site: Site) -> Distribution:
         live.impostor_pairs,
         tuple(_spread(name, item) for name, item in found.items()),
     )
+
+
+def _fitted(site: Site, matcher: Matcher) -> FittedPolicy:
+    """The release's policies; the matcher's own one where there is no release, or settings override it."""
+    if matcher.release_id is None or matcher.overrides:
+        return FittedPolicy(policy=matcher.policy)
+    with site.database.session() as session:
+        return fitted_of(get_release(session, matcher.release_id))
 
 
 def distribution_plot(found: Distribution) -> bytes | None:

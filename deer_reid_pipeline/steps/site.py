@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deer_reid_pipeline.errors import RecipeMismatchError, SettingsError, WeightsError
-from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy
+from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy, cuts_in_words
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.store.database import Database, connect
@@ -55,8 +55,8 @@ class Matcher:
         release = f"release {self.release_id}" if self.release_id else "no release (random weights, for trials only)"
         changed = f"; overridden by {', '.join(self.overrides)}" if self.overrides else ""
         return (
-            f"{name}: recipe {self.recipe.id}, {release}, {weights}, matched from {self.policy.threshold:g}, "
-            f"new below {self.policy.new_below:g}, per {self.policy.unit}{changed}"
+            f"{name}: recipe {self.recipe.id}, {release}, {weights}, "
+            f"{cuts_in_words(self.policy.threshold, self.policy.new_below)}, per {self.policy.unit}{changed}"
         )
 
 

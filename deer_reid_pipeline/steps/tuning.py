@@ -5,16 +5,20 @@ Nothing that matches changes here. What was fitted waits as a candidate, which t
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.progress import report as tell
+from deer_reid_pipeline.reid.evaluation.estimates import Estimate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.tuning.fit import Tuned, fit
 from deer_reid_pipeline.steps.releases import propose
+from deer_reid_pipeline.steps.report.writer import write_folder
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.truth import data_digest, load_labelled
 from deer_reid_pipeline.store.checks import individuals_with_sightings
@@ -88,11 +92,21 @@ def fit_release(
     summary: dict[str, Any] = {"rationale": list(rationale), "individuals": labelled.individuals}
     if tuned is not None:
         summary |= tuned.as_dict() | {"fitted": tuned.fitted.model_dump(mode="json")}
+    made_at = datetime.now(UTC)
+    folder = write_folder(
+        site.settings.home / "reports" / "tuning",
+        f"{made_at:%Y%m%dT%H%M%SZ}-{matcher.recipe.id}",
+        {
+            "tuning_report.txt": tuning_text(matcher.describe(), rationale, tuned, made_at),
+            "tuning_report.json": json.dumps(summary, ensure_ascii=True, indent=1, default=str),
+        },
+    )
     with site.database.session() as session:
         row = add_report(
             session,
             TUNING,
             summary,
+            folder=folder.relative_to(site.settings.home).as_posix(),
             recipe_id=matcher.recipe.id,
             release_id=matcher.release_id,
             data_digest=data_digest(labelled),
@@ -101,6 +115,32 @@ def fit_release(
     for line in rationale:
         say(line)
     return Fitting(row.id, matcher.recipe.id, matcher.release_id, tuned, rationale)
+
+
+def tuning_text(live: str, rationale: Sequence[str], tuned: Tuned | None, made_at: datetime) -> str:
+    """The fit for people: what was chosen and why, and the owner's table of weights. ASCII."""
+    lines = ["DEER RE-ID TUNING REPORT", f"{made_at:%d %B %Y, %H:%M} UTC", "", f"Live: {live}", "", "WHAT WAS CHOSEN"]
+    lines += [f"- {line}" for line in rationale]
+    if tuned is not None:
+        lines += [
+            "",
+            "WEIGHTS, BY PAIRS OF PICTURES (the owner's table: most true pairs with less than 5 % of false ones)",
+            f"{'weights':<44} {'ROC-AUC':<22} {'true pairs':<24} {'from':<8} {'false pairs':<24} {'F1 from':<8}",
+        ]
+        for row in tuned.grid:
+            weights = " + ".join(f"{weight:.2f} {branch}" for branch, weight in row.weights.items())
+            area = f"{row.roc_auc.value:.3f} ({row.roc_auc.low:.3f} to {row.roc_auc.high:.3f})"
+            lines.append(
+                f"{weights:<44} {area:<22} {_share(row.tpr):<24} {row.threshold:<8.4f} {_share(row.fpr):<24} "
+                f"{row.f1_threshold:<8.4f}"
+            )
+        lines += ["", "Thresholds of this table were chosen on the pairs that they are reported on."]
+    text = "\n".join(lines) + "\n"
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def _share(item: Estimate) -> str:
+    return f"{100 * item.value:.1f} % ({100 * item.low:.1f} to {100 * item.high:.1f})"
 
 
 def propose_fit(site: Site, report: int | None = None, run_id: str | None = None, say: LogLine = log.info) -> Proposal:

@@ -20,7 +20,7 @@ from deer_reid_pipeline.reid.evaluation.blocks import fused_blocks
 from deer_reid_pipeline.reid.evaluation.criteria import Finding
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate, Statistic, difference, estimate
 from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation
-from deer_reid_pipeline.reid.evaluation.gate import INCONCLUSIVE, Verdict, judge_candidate, judge_live
+from deer_reid_pipeline.reid.evaluation.gate import INCONCLUSIVE, Verdict, judge_candidate, judge_live, noted
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.reid.evaluation.protocol import Progress, evaluate
 from deer_reid_pipeline.reid.evaluation.retrieval import retrieve
@@ -31,6 +31,7 @@ from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.truth import Truth, data_digest, load_truth
 from deer_reid_pipeline.steps.validation_result import Subject, ValidationResult
 from deer_reid_pipeline.store.assignments import detection_counts
+from deer_reid_pipeline.store.checks import individuals_with_sightings
 from deer_reid_pipeline.store.releases import fitted_of, get_release
 from deer_reid_pipeline.store.truth import embedded_recipe, profiled_individuals
 from deer_reid_pipeline.vision.recipe import Recipe
@@ -40,6 +41,9 @@ __all__ = ["Background", "Subject", "ValidationResult", "made_backgrounds", "val
 log = logging.getLogger(__name__)
 
 LogLine = Callable[[str], None]
+
+MOST_FROM_REVIEWS = 0.05
+"""Share of the judged encounters that may be known from reviews of matches alone."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +96,20 @@ def validate(
     )
     missing = _too_little(labelled)
     live_evaluation = candidate_evaluation = None
+    known = _known(site)
     if missing is None:
         rounds = 1 if compared is None else 2
-        live_evaluation, remark = _evaluated(site, live, labelled, source, _part(progress, 0, rounds))
+        live_evaluation, remark = _evaluated(site, live, labelled, source, known, _part(progress, 0, rounds))
         remarks += remark
         if compared is not None and other is not None:
-            candidate_evaluation, remark = _evaluated(site, other, compared, source, _part(progress, 1, rounds))
+            candidate_evaluation, remark = _evaluated(site, other, compared, source, known, _part(progress, 1, rounds))
             remarks += remark
-    live_verdict = _judge(live, live_evaluation, missing)
+    bound = live.fitted.policy.false_positive_bound
+    learned = _learned_from_reviews(truth, labelled)
+    live_verdict = _judge(live_evaluation, missing, learned, bound)
     verdict = live_verdict
     if other is not None:
-        verdict = _judge(other, candidate_evaluation, missing, live_evaluation)
+        verdict = _judge(candidate_evaluation, missing, learned, bound, live_evaluation)
     live_metrics = _figures(live_evaluation)
     return ValidationResult(
         made_at=started,
@@ -219,7 +226,12 @@ def _too_little(labelled: Labelled) -> Finding | None:
 
 
 def _evaluated(
-    site: Site, subject: Subject, labelled: Labelled, source: BackgroundSource | None, progress: Progress
+    site: Site,
+    subject: Subject,
+    labelled: Labelled,
+    source: BackgroundSource | None,
+    known: int,
+    progress: Progress,
 ) -> tuple[Evaluation, list[str]]:
     background, remarks = None, []
     if source is not None:
@@ -231,7 +243,7 @@ def _evaluated(
             remarks += [background.remark] if background is not None and background.remark else []
             remarks += ["the background was not judged: no picture of it can be had"] if background is None else []
     control = None if background is None else background.labelled
-    evaluation = evaluate(labelled, subject.fitted, control=control, progress=progress)
+    evaluation = evaluate(labelled, subject.fitted, control=control, gallery_size=known, progress=progress)
     if control is not None and evaluation.control is not None:
         figures = _on_the_same_pictures(labelled, control, subject.fitted, evaluation.control["rank1"])
         remarks.append(f"{figures}, under {subject.recipe.id}")
@@ -250,12 +262,42 @@ def _on_the_same_pictures(labelled: Labelled, control: Labelled, fitted: FittedP
 
 
 def _judge(
-    subject: Subject, evaluation: Evaluation | None, missing: Finding | None, live: Evaluation | None = None
+    evaluation: Evaluation | None,
+    missing: Finding | None,
+    learned: Finding | None,
+    bound: float,
+    live: Evaluation | None = None,
 ) -> Verdict:
+    """The verdict on what is live, or on a candidate beside it.
+
+    Args:
+        missing: why nothing could be judged.
+        learned: what is to be said of labels that come from reviews.
+        bound: that of the live release, for both: a candidate does not choose what it is held to.
+    """
     if evaluation is None:
         return Verdict(INCONCLUSIVE, (missing,) if missing is not None else ())
-    bound = subject.fitted.policy.false_positive_bound
-    return judge_live(evaluation, bound) if live is None else judge_candidate(evaluation, live, bound)
+    verdict = judge_live(evaluation, bound) if live is None else judge_candidate(evaluation, live, bound)
+    return verdict if learned is None else noted(verdict, learned)
+
+
+def _learned_from_reviews(truth: Truth, labelled: Labelled) -> Finding | None:
+    """Labels learned from reviews of the matcher's own matches favour what is live; None where they are few."""
+    learned = len(truth.reviews.individuals)
+    if learned <= MOST_FROM_REVIEWS * labelled.encounters:
+        return None
+    return Finding(
+        "labels_from_reviews",
+        None,
+        f"{learned} of {labelled.encounters} encounters are known from reviews of matches alone, more than "
+        f"{100 * MOST_FROM_REVIEWS:.0f} %: what was not matched was not reviewed, which favours the live release.",
+    )
+
+
+def _known(site: Site) -> int:
+    """Individuals that an unknown animal can be taken for."""
+    with site.database.session() as session:
+        return individuals_with_sightings(session)
 
 
 def _figures(evaluation: Evaluation | None) -> dict[str, Estimate]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select, update
@@ -124,33 +125,48 @@ def named_by_people(session: Session, test_id: int) -> dict[uuid.UUID, PersonSai
     detections are looked up, not the encounter's.
     """
     decided = (
-        select(MatchDecision.encounter_id, MatchDecision.id, MatchDecision.detection_ids)
+        select(MatchDecision.encounter_id, MatchDecision.id, MatchDecision.decided_at, MatchDecision.detection_ids)
         .join(AbOutcome, AbOutcome.encounter_id == MatchDecision.encounter_id)
         .where(AbOutcome.ab_test_id == test_id, MatchDecision.method == "machine")
         .subquery()
     )
     rows = session.execute(
-        select(decided.c.encounter_id, decided.c.id, Detection.deer_id)
+        select(decided.c.encounter_id, decided.c.id, decided.c.decided_at, Detection.deer_id)
         .join(Detection, Detection.id == func.any(decided.c.detection_ids))
         .where(Detection.classification_method == "human", Detection.deer_id.is_not(None))
         .distinct()
     ).all()
     named: dict[uuid.UUID, set[uuid.UUID]] = {}
-    decision: dict[uuid.UUID, int] = {}
-    for encounter, number, deer in rows:
+    decision: dict[uuid.UUID, tuple[int, datetime]] = {}
+    for encounter, number, at, deer in rows:
         named.setdefault(encounter, set()).add(deer)
-        decision[encounter] = min(number, decision.get(encounter, number))
+        decision[encounter] = min((number, at), decision.get(encounter, (number, at)))
+    people = {deer for found in named.values() for deer in found}
     first = dict(
         session.execute(
             select(MatchDecision.deer_id, func.min(MatchDecision.id))
-            .where(MatchDecision.deer_id.in_({deer for found in named.values() for deer in found}))
+            .where(MatchDecision.deer_id.in_(people))
             .group_by(MatchDecision.deer_id)
         )
         .tuples()
         .all()
     )
+    # Of individuals of the owner's own, from before the enhancement, the log says nothing; their detections do.
+    before_the_log = dict(
+        session.execute(
+            select(Detection.deer_id, func.min(Detection.created_at))
+            .where(Detection.deer_id.in_(people), Detection.encounter_id.is_(None), ~Detection.superseded)
+            .group_by(Detection.deer_id)
+        )
+        .tuples()
+        .all()
+    )
+
+    def known(deer: uuid.UUID, number: int, at: datetime) -> bool:
+        return first.get(deer, number) < number or before_the_log.get(deer, at) < at
+
     return {
-        encounter: PersonSaid(deer, first.get(deer, decision[encounter]) < decision[encounter])
+        encounter: PersonSaid(deer, known(deer, *decision[encounter]))
         for encounter, found in named.items()
         if len(found) == 1
         for deer in found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
@@ -19,6 +22,9 @@ BACKUP_TIMEOUT_S = 6 * 3600
 def back_up(database: Database, target: Path) -> Path:
     """Dump the database to a file in pg_dump's custom format; the file is there only once it is whole.
 
+    A dump holds all there is, coordinates included: only its owner may read it. The folder, which is for backups alone,
+    is closed to others, and what is left in it of dumps that were killed goes.
+
     Raises:
         DatabaseError: no pg_dump is here, it is too old for the server, or the file cannot be written.
     """
@@ -30,20 +36,46 @@ def back_up(database: Database, target: Path) -> Path:
         )
     part = target.with_name(target.name + ".part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        said = ""
-        for program in programs:
-            said = _run(program, database.url, part)
-            if not said:
-                part.rename(target)
-                return target
-            if "server version" not in said:
-                break
+        _close_folder(target.parent)
+        with _held(part):
+            said = ""
+            for program in programs:
+                said = _run(program, database.url, part, embedded=database.server is not None)
+                if not said:
+                    part.rename(target)
+                    return target
+                if "server version" not in said:
+                    break
     except OSError as error:
         said = str(error)
+    raise DatabaseError(f"the backup {target} was not made: {said}; --no-backup goes on without one")
+
+
+def _close_folder(folder: Path) -> None:
+    """Make the folder, for its owner alone, and clear away parts of dumps whose process is gone."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+    for old in folder.glob("*.dump.part"):
+        with old.open("rb") as stream, suppress(BlockingIOError):  # its process lives
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            old.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """Make the file, for its owner alone, before anything is written to it; held by a lock until it is renamed or gone.
+
+    Raises:
+        FileExistsError: another process is writing it.
+    """
+    held = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
     finally:
         part.unlink(missing_ok=True)
-    raise DatabaseError(f"the backup {target} was not made: {said}; --no-backup goes on without one")
+        os.close(held)
 
 
 def _programs(*, embedded: bool) -> list[Path]:
@@ -61,8 +93,12 @@ def _programs(*, embedded: bool) -> list[Path]:
     return found[::-1] if embedded else found
 
 
-def _run(program: Path, url: str, part: Path) -> str:
-    """Dump; returns what went wrong in one line, nothing if it worked. The password is in no command line."""
+def _run(program: Path, url: str, part: Path, *, embedded: bool) -> str:
+    """Dump; returns what went wrong in one line, nothing if it worked. The password is in no command line.
+
+    To an external server pg_dump gets the environment that the pipeline's own connections have (PGPASSFILE, PGSSLMODE);
+    the embedded one needs none of it.
+    """
     address = make_url(url)
     secret = address.password or address.query.get("password")
     shown = URL.create(
@@ -73,7 +109,7 @@ def _run(program: Path, url: str, part: Path) -> str:
         database=address.database,
         query={key: value for key, value in address.query.items() if key != "password"},
     )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    environment = {key: value for key, value in os.environ.items() if not (embedded and key.startswith("PG"))}
     environment["LC_ALL"] = "C"
     if secret is not None:
         environment["PGPASSWORD"] = str(secret)

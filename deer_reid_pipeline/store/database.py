@@ -59,6 +59,7 @@ class Database:
             pool_size=5,
             max_overflow=27,  # up to 32 worker threads ask at once
             pool_recycle=1800,
+            hide_parameters=True,  # values in error messages: coordinates among them
             connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "deer-reid"},
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -214,6 +215,7 @@ def _engine(url: URL, *, autocommit: bool = False) -> Engine:
         url,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+        hide_parameters=True,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "deer-reid"},
     )
 

@@ -353,7 +353,7 @@ class Report(Base):
     __table_args__ = (Index("ix_reports_kind", "kind", "id"), Index("ix_reports_candidate_id", "candidate_id"))
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Running number")
-    kind: Mapped[str] = mapped_column(String(20), comment="validation, tuning, monitoring, assignment or ab")
+    kind: Mapped[str] = mapped_column(String(20), comment="validation, tuning, monitoring or ab")
     day: Mapped[date | None] = mapped_column(Date, comment="Day it is about, where it is about one")
     recipe_id: Mapped[str | None] = mapped_column(ForeignKey("recipes.id"), comment="Recipe that was judged")
     release_id: Mapped[int | None] = mapped_column(Integer, comment="Release that was live then")
@@ -592,7 +592,9 @@ class MatchDecision(Base):
     recipe_id: Mapped[str | None] = mapped_column(Text, comment="Recipe that the score comes from")
     release_id: Mapped[int | None] = mapped_column(Integer, comment="Release that was live")
     run_id: Mapped[str | None] = mapped_column(Text, comment="Dagster run")
-    decided_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), comment="When")
+    decided_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), index=True, comment="When"
+    )
 
 
 OWNER_TABLES = ("images", "detections", "deer")

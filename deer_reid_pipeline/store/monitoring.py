@@ -9,10 +9,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
-from sqlalchemy import Subquery, delete, func, insert, literal, null, select
+from sqlalchemy import FromClause, case, column, delete, func, insert, literal, null, select, table, text
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.store.media import box_of
@@ -33,15 +33,13 @@ MACHINE, HUMAN, BEFORE = "machine", "human", "before"
 """Who identified a sighting: the matcher, a person, or whatever was there before the enhancement."""
 
 _SEEN = (
-    Detection.id.label("detection_id"),
-    Detection.image_id,
     Detection.classification,
     Detection.life_stage,
     Detection.viewpoint,
     Detection.given_individual,
     Detection.source,
     Detection.confidence,
-    Detection.bbox,
+    case((Detection.bbox_x.is_(None), Detection.bbox)).label("bbox"),
     Detection.bbox_x,
     Detection.bbox_y,
     Detection.bbox_width,
@@ -49,6 +47,33 @@ _SEEN = (
     Image.width,
     Image.height,
 )
+"""What follows `sex` in a `SightingRow`; the last seven make its box."""
+
+_DECIDED = (
+    MatchDecision.id,
+    MatchDecision.encounter_id,
+    MatchDecision.decision,
+    MatchDecision.method,
+    MatchDecision.deer_id,
+    MatchDecision.individual,
+    MatchDecision.score,
+    MatchDecision.threshold,
+    MatchDecision.probability,
+    MatchDecision.release_id,
+    MatchDecision.decided_at,
+)
+"""The columns of a `DecisionRow`."""
+
+_LATEST = datetime.max.replace(tzinfo=UTC)
+_DAY_LOCK = 0x0DEE_0004
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The log as it stood at `end`: `last` has the newest decision about each detection, of those made before."""
+
+    end: datetime
+    last: FromClause
 
 
 @dataclass(frozen=True)
@@ -149,25 +174,54 @@ class ReportedDay:
     flags: int
 
 
-def standing_decisions(session: Session, start: datetime, end: datetime) -> list[DecisionRow]:
-    """Decisions made from `start` to before `end` that stood at `end`, in the order in which they were made."""
-    last = _last_said(end)
-    rows = session.scalars(
-        select(MatchDecision)
+def lock_day(session: Session, day: date) -> None:
+    """Wait until no other transaction works on this day's report; held until the transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(_DAY_LOCK, day.toordinal())))
+
+
+def standing_at(session: Session, end: datetime) -> Standing:
+    """The log as it stood at a moment, looked up once: a temporary table of this transaction."""
+    session.execute(text("DROP TABLE IF EXISTS pg_temp.last_said"))
+    session.execute(
+        text(
+            "CREATE TEMPORARY TABLE last_said ON COMMIT DROP AS "
+            "SELECT detection_id, max(id) AS decision_id FROM match_decisions, unnest(detection_ids) AS detection_id "
+            "WHERE decided_at < :end GROUP BY detection_id"
+        ),
+        {"end": end},
+    )
+    session.execute(text("ANALYZE pg_temp.last_said"))
+    columns = (column("detection_id", Detection.id.type), column("decision_id", MatchDecision.id.type))
+    return Standing(end, table("last_said", *columns, schema="pg_temp"))
+
+
+def standing_now() -> Standing:
+    """The log as it stands, looked up anew by each query."""
+    said = select(
+        func.unnest(MatchDecision.detection_ids).label("detection_id"), MatchDecision.id.label("decision_id")
+    ).subquery()
+    last = select(said.c.detection_id, func.max(said.c.decision_id).label("decision_id")).group_by(said.c.detection_id)
+    return Standing(_LATEST, last.subquery())
+
+
+def standing_decisions(session: Session, standing: Standing, start: datetime) -> list[DecisionRow]:
+    """Decisions made from `start` on that stand, in the order in which they were made."""
+    rows = session.execute(
+        select(*_DECIDED)
         .where(
             MatchDecision.decided_at >= start,
-            MatchDecision.decided_at < end,
-            MatchDecision.id.in_(select(last.c.decision_id)),
+            MatchDecision.decided_at < standing.end,
+            MatchDecision.id.in_(select(standing.last.c.decision_id)),
         )
         .order_by(MatchDecision.id)
     )
-    return [_decision(row) for row in rows]
+    return [DecisionRow(*row) for row in rows]
 
 
 def decision_rows(session: Session, decisions: Collection[int]) -> dict[int, DecisionRow]:
     """These decisions, standing or not."""
-    rows = session.scalars(select(MatchDecision).where(MatchDecision.id.in_(decisions)))
-    return {row.id: _decision(row) for row in rows}
+    rows = session.execute(select(*_DECIDED).where(MatchDecision.id.in_(decisions)))
+    return {row.id: DecisionRow(*row) for row in rows}
 
 
 def days_with_matches(session: Session, start: datetime, end: datetime) -> set[date]:
@@ -190,30 +244,32 @@ def days_with_matches(session: Session, start: datetime, end: datetime) -> set[d
 def reported_days(session: Session, first: date, last: date) -> dict[date, ReportedDay]:
     """What the newest monitoring report of each of these days counted, both days included."""
     rows = session.execute(
-        select(Report.day, Report.summary)
+        select(
+            Report.day,
+            Report.summary["matches"].as_integer(),
+            Report.summary["frame"].as_integer(),
+            func.jsonb_array_length(Report.summary["flags"]),
+        )
         .distinct(Report.day)
         .where(Report.kind == MONITORING, Report.day >= first, Report.day <= last)
         .order_by(Report.day, Report.id.desc())
     )
-    return {
-        day: ReportedDay(int(summary["matches"]), int(summary["frame"]), len(summary["flags"]))
-        for day, summary in rows
-        if day is not None
-    }
+    return {day: ReportedDay(*counts) for day, *counts in rows if day is not None}
 
 
 def sightings_until(
-    session: Session, deer: Collection[uuid.UUID], end: datetime, *, evidence_only: bool = False
+    session: Session, deer: Collection[uuid.UUID], standing: Standing, *, evidence_only: bool = False
 ) -> list[SightingRow]:
-    """Standing detections that belonged to these individuals at `end`, by individual, decision and id.
+    """Standing detections that belonged to these individuals then, by individual, decision and id.
 
     Args:
         evidence_only: leave out the machine's matches, which say whom an animal resembles and not who it is.
     """
-    last = _last_said(end)
+    last = standing.last
     decided = (
         select(
-            *_SEEN,
+            Detection.id.label("detection_id"),
+            Detection.image_id,
             MatchDecision.encounter_id,
             MatchDecision.id.label("decision_id"),
             MatchDecision.decision,
@@ -224,6 +280,7 @@ def sightings_until(
             Encounter.started_at,
             Encounter.ended_at,
             Encounter.sex,
+            *_SEEN,
         )
         .join(last, last.c.detection_id == Detection.id)
         .join(MatchDecision, MatchDecision.id == last.c.decision_id)
@@ -236,7 +293,8 @@ def sightings_until(
         decided = decided.where((MatchDecision.method == HUMAN) | (MatchDecision.decision == "new_individual"))
     before = (
         select(
-            *_SEEN,
+            Detection.id.label("detection_id"),
+            Detection.image_id,
             null().label("encounter_id"),
             null().label("decision_id"),
             literal("matched").label("decision"),
@@ -247,34 +305,35 @@ def sightings_until(
             Image.timestamp.label("started_at"),
             Image.timestamp.label("ended_at"),
             literal("unknown").label("sex"),
+            *_SEEN,
         )
         .join(Image, Image.id == Detection.image_id)
-        .where(_before_the_log(end), Detection.deer_id.in_(deer))
+        .where(_before_the_log(standing.end), Detection.deer_id.in_(deer))
         .order_by(Detection.deer_id, Detection.id)
     )
     return [_sighting(row) for query in (decided, before) for row in session.execute(query)]
 
 
-def sighting_counts(session: Session, end: datetime, without: Collection[int]) -> dict[uuid.UUID, int]:
-    """Encounters of every individual that stood at `end`; of what was there before the log, detections.
+def sighting_counts(session: Session, standing: Standing, without: Collection[int]) -> dict[uuid.UUID, int]:
+    """Encounters of every individual that stood then; of what was there before the log, detections.
 
     Args:
         without: decisions that do not count.
     """
-    last = _last_said(end)
     counts: dict[uuid.UUID, int] = {}
-    rows = session.execute(
-        select(MatchDecision.id, MatchDecision.deer_id).where(
-            MatchDecision.deer_id.is_not(None), MatchDecision.id.in_(select(last.c.decision_id))
+    decided = session.execute(
+        select(MatchDecision.deer_id, func.count())
+        .where(
+            MatchDecision.deer_id.is_not(None),
+            MatchDecision.id.in_(select(standing.last.c.decision_id)),
+            MatchDecision.id.not_in(without),
         )
+        .group_by(MatchDecision.deer_id)
     )
-    for key, deer in rows:
-        if key not in without and deer is not None:
-            counts[deer] = counts.get(deer, 0) + 1
     before = session.execute(
-        select(Detection.deer_id, func.count()).where(_before_the_log(end)).group_by(Detection.deer_id)
+        select(Detection.deer_id, func.count()).where(_before_the_log(standing.end)).group_by(Detection.deer_id)
     )
-    for deer, count in before:
+    for deer, count in (*decided, *before):
         if deer is not None:
             counts[deer] = counts.get(deer, 0) + int(count)
     return counts
@@ -330,8 +389,8 @@ def detections_by_file(session: Session, files: Collection[str]) -> dict[str, li
 
 def replace_day(session: Session, day: date, flags: Sequence[FlagRow], sample: Sequence[SampleRow]) -> None:
     """Store a day's flags and sample in place of those that were there."""
-    for table in (MonitorFlag, MonitorSample):
-        session.execute(delete(table).where(table.day == day))  # type: ignore[attr-defined]
+    for model in (MonitorFlag, MonitorSample):
+        session.execute(delete(model).where(model.day == day))  # type: ignore[attr-defined]
     if flags:
         session.execute(insert(MonitorFlag), [vars(flag) for flag in flags])
     if sample:
@@ -373,36 +432,6 @@ def sample_between(session: Session, first: date, last: date) -> list[SampleRow]
     ]
 
 
-def _decision(row: MatchDecision) -> DecisionRow:
-    return DecisionRow(
-        row.id,
-        row.encounter_id,
-        row.decision,
-        row.method,
-        row.deer_id,
-        row.individual,
-        row.score,
-        row.threshold,
-        row.probability,
-        row.release_id,
-        row.decided_at,
-    )
-
-
-def _last_said(end: datetime) -> Subquery:
-    """The newest decision about each detection, of those made before `end`."""
-    said = (
-        select(func.unnest(MatchDecision.detection_ids).label("detection_id"), MatchDecision.id.label("decision_id"))
-        .where(MatchDecision.decided_at < end)
-        .subquery()
-    )
-    return (
-        select(said.c.detection_id, func.max(said.c.decision_id).label("decision_id"))
-        .group_by(said.c.detection_id)
-        .subquery()
-    )
-
-
 def _before_the_log(end: datetime) -> Any:
     """Identified detections of which the log says nothing: the owner's own, from before the enhancement."""
     return (
@@ -414,24 +443,4 @@ def _before_the_log(end: datetime) -> Any:
 
 
 def _sighting(row: Any) -> SightingRow:
-    return SightingRow(
-        row.detection_id,
-        row.image_id,
-        row.encounter_id,
-        row.decision_id,
-        row.decision,
-        row.method,
-        row.deer_id,
-        row.score,
-        row.camera,
-        row.started_at,
-        row.ended_at,
-        row.sex,
-        row.classification,
-        row.life_stage,
-        row.viewpoint,
-        row.given_individual,
-        row.source,
-        row.confidence,
-        box_of(row, row),
-    )
+    return SightingRow(*row[:-7], box=box_of(row, row))  # type: ignore[misc]  # box is last, and the row ends before it

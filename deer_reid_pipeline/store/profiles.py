@@ -188,6 +188,23 @@ def individuals_lacking(session: Session, recipe_id: str) -> int:
     return session.scalar(select(func.count()).select_from(both).where(behind)) or 0
 
 
+def detections_lacking(session: Session, recipe_id: str) -> list[uuid.UUID]:
+    """Standing, cropped detections of individuals that have no vector under the recipe, by id."""
+    cropped = select(DetectionCrop.detection_id).where(DetectionCrop.detection_id == Detection.id).exists()
+    embedded = (
+        select(Embedding.detection_id)
+        .where(Embedding.detection_id == Detection.id, Embedding.recipe_id == recipe_id, Embedding.branch == MULTISCALE)
+        .exists()
+    )
+    return list(
+        session.scalars(
+            select(Detection.id)
+            .where(Detection.deer_id.is_not(None), ~Detection.superseded, cropped, ~embedded)
+            .order_by(Detection.id)
+        )
+    )
+
+
 def unknown_under(session: Session, recipe_id: str) -> list[uuid.UUID]:
     """Individuals embedded under other recipes only, by id: opened under another release, they are unknown to this one.
 

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.matching import MatchPolicy
-from deer_reid_pipeline.store.models import RecipeRow, Release, ReleaseEvent
+from deer_reid_pipeline.store.models import RecipeRow, Release, ReleaseEvent, Report
+from deer_reid_pipeline.store.reports import VALIDATION
 
 FIRST, PROPOSED, PROMOTED, ROLLED_BACK = "first", "proposed", "promoted", "rolled_back"
 
@@ -223,5 +224,15 @@ def last_taken_back(session: Session, release_id: int) -> ReleaseEvent | None:
         select(ReleaseEvent)
         .where(ReleaseEvent.action == ROLLED_BACK, ReleaseEvent.previous_release_id == release_id)
         .order_by(ReleaseEvent.id.desc())
+        .limit(1)
+    )
+
+
+def newest_judgement(session: Session, release_id: int) -> Report | None:
+    """The newest validation report made while this release was live, which says whether it can be trusted."""
+    return session.scalar(
+        select(Report)
+        .where(Report.kind == VALIDATION, Report.release_id == release_id)
+        .order_by(Report.id.desc())
         .limit(1)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -11,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.store.models import Report
 
-VALIDATION, TUNING, MONITORING, ASSIGNMENT, AB = "validation", "tuning", "monitoring", "assignment", "ab"
+VALIDATION, TUNING, MONITORING, AB = "validation", "tuning", "monitoring", "ab"
 
 
 def add_report(
@@ -31,7 +30,7 @@ def add_report(
     """Store a report; a repeated one is another row.
 
     Args:
-        kind: validation, tuning, monitoring, assignment or ab.
+        kind: validation, tuning, monitoring or ab.
         summary: JSON: no NaN, no infinity.
         release_id: the release that was live, which a candidate was judged against.
         verdict: PASS, FAIL or INCONCLUSIVE.
@@ -80,8 +79,3 @@ def report_of_run(session: Session, kind: str, run_id: str) -> Report | None:
     return session.scalar(
         select(Report).where(Report.kind == kind, Report.run_id == run_id).order_by(Report.id.desc()).limit(1)
     )
-
-
-def reports(session: Session, kind: str, limit: int = 50) -> Sequence[Report]:
-    """Reports of a kind, newest first."""
-    return session.scalars(select(Report).where(Report.kind == kind).order_by(Report.id.desc()).limit(limit)).all()

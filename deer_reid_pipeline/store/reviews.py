@@ -76,7 +76,7 @@ def standing_reviews(session: Session, detections: Collection[uuid.UUID] | None 
     """The newest word of every reviewer on every pair, in order of the pair and the reviewer.
 
     Args:
-        detections: pairs of these only.
+        detections: pairs with one of these only.
     """
     query = (
         select(Review)
@@ -84,7 +84,7 @@ def standing_reviews(session: Session, detections: Collection[uuid.UUID] | None 
         .order_by(Review.detection_a, Review.detection_b, Review.reviewer, Review.reviewed_at.desc(), Review.id.desc())
     )
     if detections is not None:
-        query = query.where(Review.detection_a.in_(detections), Review.detection_b.in_(detections))
+        query = query.where(Review.detection_a.in_(detections) | Review.detection_b.in_(detections))
     return [
         PairReview(row.detection_a, row.detection_b, row.verdict, row.reviewer, row.reviewed_at, row.source)
         for row in session.scalars(query)

@@ -8,9 +8,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
 
 import dagster as dg
 import pytest
@@ -19,11 +18,11 @@ from PIL import Image
 from deer_reid_pipeline.definitions import defs
 from deer_reid_pipeline.defs.monitoring.partitions import daily_partitions
 from deer_reid_pipeline.defs.partitions import image_drop_partitions
-from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.drops import register_drop
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.embedded import embedded_status
 from deer_reid_pipeline_tests.conftest import REPO
+from deer_reid_pipeline_tests.defs.given import GivenSite
 from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table
 
 BRANCH_ASSETS = {"resnet50_embeddings", "multiscale_embeddings", "efficientnet_embeddings"}
@@ -126,22 +125,6 @@ def test_dagster_validates_the_definitions(home: Path) -> None:
     assert "Validation successful" in done.stdout + done.stderr
     # dagster.yaml of the checkout sends Dagster's storage to the home's server, which must not stay up behind it.
     assert embedded_status(home).state in ("absent", "stopped")
-
-
-class GivenSite(SiteResource):
-    """The resource of the code location on a test's installation."""
-
-    given: ClassVar[Site]
-
-    @property
-    def site(self) -> Site:  # type: ignore[override]
-        return GivenSite.given
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
 
 
 @pytest.fixture

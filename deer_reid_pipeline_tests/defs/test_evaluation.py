@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
-
 import dagster as dg
 import pytest
 
 from deer_reid_pipeline.definitions import defs
-from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps import validation
 from deer_reid_pipeline.steps.profiles import update_profiles
-from deer_reid_pipeline.steps.site import Matcher, Site
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline_tests.defs.given import GivenSite
 from deer_reid_pipeline_tests.labelled_rows import store_shots
 from deer_reid_pipeline_tests.sites import query
 from deer_reid_pipeline_tests.steps.test_validation import herd, looks, without_animals
 
 TUNING = ("similarity_distribution", "ensemble_weights", "match_threshold", "validation_report", "embedding_release")
-
-
-class GivenSite(SiteResource):
-    """The resource of the code location on a test's installation."""
-
-    given: ClassVar[Site]
-
-    @property
-    def site(self) -> Site:  # type: ignore[override]
-        return GivenSite.given
-
-    @property
-    def matcher(self) -> Matcher:  # type: ignore[override]
-        return GivenSite.given.matcher()
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import date, timedelta
-from typing import ClassVar
 
 import dagster as dg
-import pytest
 
 from deer_reid_pipeline.defs.monitoring.assets import false_positive_report, fp_monitoring_job
 from deer_reid_pipeline.defs.monitoring.partitions import daily_partitions
-from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.monitoring import today
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline_tests.defs.given import GivenSite
 from deer_reid_pipeline_tests.sites import query
 from deer_reid_pipeline_tests.steps.monitored import DAY, ordinary_herd
 from deer_reid_pipeline_tests.steps.test_monitoring import plant
-
-
-class GivenSite(SiteResource):
-    """The resource of the code location on a test's installation."""
-
-    given: ClassVar[Site]
-
-    @property
-    def site(self) -> Site:  # type: ignore[override]
-        return GivenSite.given
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
 
 
 def materialize(site: Site, instance: dg.DagsterInstance, day: date) -> dg.ExecuteInProcessResult:

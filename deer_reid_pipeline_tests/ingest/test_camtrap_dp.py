@@ -10,7 +10,7 @@ import pytest
 
 from deer_reid_pipeline.ingest import seal_drop
 from deer_reid_pipeline_tests.ingest.drops import codes, media, picture, read, table
-from deer_reid_pipeline_tests.ingest.packages import write_package
+from deer_reid_pipeline_tests.ingest.packages import write_package, write_table
 
 BOX = {"bboxX": 0.1, "bboxY": 0.2, "bboxWidth": 0.3, "bboxHeight": 0.4}
 
@@ -153,6 +153,25 @@ def test_media_rows_that_repeat_or_lead_nowhere(tmp_path: Path) -> None:
         "bad_value",
     ]
     assert len(media(contents, "a.jpg").boxes or ()) == 1
+
+
+@pytest.mark.parametrize("bad", ["d" * 201, "d\0", "d\x07"])
+def test_deployments_that_cannot_be_stored_cost_no_more_than_themselves(tmp_path: Path, bad: str) -> None:
+    package(tmp_path, [{"mediaID": "1", "observationType": "blank"}])
+    where = {"latitude": 50.123456, "longitude": 8.654321}
+    rows = [
+        {"deploymentID": bad, "locationName": "Oak", **where},
+        {"deploymentID": "d1", "locationName": bad, **where},
+        {"deploymentID": "d2", "locationName": "Elm", **where},
+    ]
+    write_table(tmp_path / "deployments.csv", rows, list(rows[0]))
+    contents = read(tmp_path)
+    assert [(c.deployment_id, c.name) for c in contents.deployments] == [("d1", None), ("d2", "Elm")]
+    (refused,) = contents.quarantined
+    assert (refused.code, refused.file[:17]) == ("bad_value", "deployments.csv:2")
+    assert "deploymentID is longer than 200 characters or holds control" in refused.reason
+    assert any("locationName cannot be used" in line and "d1" in line for line in contents.warnings)
+    assert not any(number in f"{contents.quarantined} {contents.warnings}" for number in ("123456", "654321"))
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_individuals_that_an_index_left_out_lower_the_probability() -> None:
     whole = decide(query(0), Gallery(seen), RATED)
     part = decide(query(0), Gallery(seen, left_out=98), RATED)
     assert whole.probability is not None
-    assert part.probability == pytest.approx(EVEN.probability(np.array([1.0, *[0.5] * 99])))
+    assert part.probability == pytest.approx(EVEN.posterior(np.array([1.0, *[0.5] * 99]))[0][0])
     assert part.probability < whole.probability / 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,29 @@ def test_names_start_where_nearly_all_of_them_are_right() -> None:
     assert mostly_right_from(of_names([], [0.9, 0.8]), 0.5, 0.125) is None
     assert mostly_right_from(of_names(right[:6], []), 0.5, 0.125) is None, "six right names show nothing"
     assert mostly_right_from(of_names(right[:7], []), 0.5, 0.125) == 0.5
+
+
+def test_a_name_for_an_animal_known_only_by_burst_neighbours_is_neither_right_nor_wrong() -> None:
+    right = [0.9 - 0.01 * place for place in range(20)]
+    searches = of_names(right, [0.749] * 10)
+    neighbours = replace(searches, first=np.zeros(30, dtype=bool), only_burst=searches.first)
+    assert mostly_right_from(searches, 0.5, 0.125) != 0.5
+    assert mostly_right_from(neighbours, 0.5, 0.125) == 0.5
+
+
+def test_burst_neighbours_do_not_make_new_animals_more_likely() -> None:
+    """60 animals in two bursts of three encounters: a quarter of the searches that count are for new ones."""
+    world = herd(5, individuals=60, encounters=6)
+    labelled = world.labelled(world.vectors(1.0))
+    event = np.empty(len(labelled), dtype=np.int64)
+    for owner in range(60):
+        rows = np.flatnonzero(labelled.individual == owner)
+        times = np.unique(labelled.encounter[rows])
+        event[rows] = 2 * owner + np.searchsorted(times, labelled.encounter[rows]) // 3
+    odds = fit(replace(labelled, burst=event), LIVE).fitted.policy.odds
+    assert odds is not None
+    assert odds.searches == 240
+    assert odds.new == pytest.approx(61 / 242)
 
 
 def test_similarities_that_recognise_nobody_name_nobody() -> None:

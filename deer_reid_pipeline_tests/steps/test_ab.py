@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from deer_reid_pipeline.errors import DatabaseError, ReleaseError
 from deer_reid_pipeline.reid.ab import arm_of
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.steps import ab
+from deer_reid_pipeline.steps.matches import match_drop
+from deer_reid_pipeline.steps.profiles import update_profiles
 from deer_reid_pipeline.steps.releases import propose
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store.ab import named_by_people
+from deer_reid_pipeline.store.profiles import detections_lacking
+from deer_reid_pipeline.store.releases import lock_releases
+from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table, run_all
+from deer_reid_pipeline_tests.steps.monitored import DROP, Herd
+from deer_reid_pipeline_tests.steps.test_releases import registered, up_to_embedding
 
 REASON = "thresholds side by side"
 
@@ -110,3 +123,144 @@ def test_what_cannot_be_started_says_why(site: Site, drops) -> None:  # type: ig
     with pytest.raises(DatabaseError, match="running"):
         ab.start(site, other, share_b=0.5, share_all=1.0, reason=REASON)
     assert not ab.stop(site).running
+
+
+def same_vectors(site: Site, recipe: Recipe) -> None:
+    """Vectors of the live recipe again under another one that is registered with the same projections."""
+    with site.database.session() as session:
+        session.execute(
+            text(
+                "INSERT INTO embeddings (detection_id, recipe_id, branch, vector) "
+                "SELECT detection_id, :other, branch, vector FROM embeddings WHERE recipe_id = :live "
+                "ON CONFLICT DO NOTHING"
+            ),
+            {"other": recipe.id, "live": site.matcher().recipe.id},
+        )
+
+
+def twin_release(site: Site) -> tuple[int, Recipe]:
+    """A release of another recipe with the live one's vectors, and the live policy with one cut."""
+    live = site.matcher()
+    recipe = registered(site, live.recipe.model_copy(update={"name": "twin"}))
+    assert recipe.id != live.recipe.id
+    same_vectors(site, recipe)
+    update_profiles(site, recipe)
+    policy = live.policy.model_copy(update={"threshold": 0.3, "new_below": 0.3})
+    return propose(site, recipe.id, FittedPolicy(policy=policy), "other recipe"), recipe
+
+
+def test_a_second_recipe_takes_part_and_a_retried_run_stores_each_outcome_once(
+    site: Site,
+    drops: tuple[Path, Path, list[dict[str, str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, _, unnamed = drops
+    run_all(site, first)
+    live = site.matcher()
+    number, twin = twin_release(site)
+    ab.start(site, number, share_b=0.5, share_all=1.0, reason=REASON)
+    key = up_to_embedding(site, live, part_of_herd(tmp_path / "rest", tmp_path / "few", unnamed[:8]))
+    same_vectors(site, twin)
+    decide, seen = ab.SideBySide.decide, []
+
+    def killed(self: ab.SideBySide, *args: Any) -> None:
+        seen.append(1)
+        if len(seen) == 3:
+            raise RuntimeError("killed")
+        decide(self, *args)
+
+    monkeypatch.setattr(ab.SideBySide, "decide", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        match_drop(site, live, key)
+    stored = "SELECT o.encounter_id, o.arm, o.release_id, m.release_id, m.recipe_id FROM ab_outcomes o "
+    stored += "JOIN match_decisions m USING (encounter_id) ORDER BY 1"
+    assert query(site, "SELECT count(*) FROM ab_outcomes")[0][0] == 0, "half a drop was stored"
+    decided = match_drop(site, live, key).decided
+    rows = query(site, stored)
+    assert match_drop(site, live, key).decided == 0
+    assert query(site, stored) == rows
+    assert len(rows) == decided == query(site, "SELECT count(*) FROM ab_outcomes")[0][0] > 2
+    salt = query(site, "SELECT salt FROM ab_tests")[0].salt
+    sides = {"a": (live.release_id, live.recipe.id), "b": (number, twin.id)}
+    for encounter, arm, release, decided_by, recipe in rows:
+        assert arm == arm_of(encounter, salt, 1.0, 0.5)
+        assert (release, recipe) == (decided_by, recipe) == sides[arm]
+
+
+def test_after_a_rest_release_b_knows_what_was_learnt_without_it(site: Site, drops, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    first, _, unnamed = drops
+    run_all(site, first)
+    number, twin = twin_release(site)
+    assert ab.start(site, number, share_b=0.5, share_all=1.0, reason=REASON).resting is None
+    site.settings = site.settings.model_copy(update={"reid_threshold": 0.95})
+    assert ab.ab_report(site).as_dict()["resting"] == "settings override the live release"
+    who = read_table(first / "observations.csv")[0]["individualID"]
+    rows = [{**row, "individualID": who} for row in unnamed[:2]]
+    run_all(site, part_of_herd(tmp_path / "rest", tmp_path / "seen", rows))
+    known = "SELECT detections FROM profiles p JOIN deer d ON d.id = p.deer_id WHERE name = :n AND recipe_id = :r"
+    live = site.matcher()
+    assert query(site, known, n=who, r=twin.id) != query(site, known, n=who, r=live.recipe.id)
+    site.settings = site.settings.model_copy(update={"reid_threshold": None})
+    key = up_to_embedding(site, site.matcher(), part_of_herd(tmp_path / "rest", tmp_path / "then", unnamed[2:3]))
+    match_drop(site, site.matcher(), key)
+    assert query(site, "SELECT count(*) FROM ab_outcomes")[0][0] == 1
+    with site.database.session() as session:
+        assert detections_lacking(session, twin.id) == []
+    both = [query(site, known, n=who, r=recipe) for recipe in (twin.id, live.recipe.id)]
+    assert both[0] == both[1] != []
+
+
+def test_an_individual_of_the_owner_s_own_was_known_before_the_log_began(site: Site) -> None:
+    site.matcher()
+    deer = {"before": uuid.uuid4(), "after": uuid.uuid4()}
+    Herd(site)
+    other = bold_release(site, site.matcher().recipe.id)
+    test = ab.start(site, other, share_b=0.5, share_all=1.0, reason=REASON)
+    with site.database.session() as session:
+        for when, (name, owner) in zip(("- interval '1 year'", "+ interval '1 year'"), deer.items(), strict=True):
+            values = {"d": owner, "n": name, "i": uuid.uuid4(), "e": uuid.uuid4(), "x": uuid.uuid4(), "t": test.test}
+            for statement in (
+                "INSERT INTO images (id, filename, path) VALUES (:i, 'a', :n)",
+                "INSERT INTO deer (id, name) VALUES (:d, :n)",
+                "INSERT INTO detections (id, image_id, deer_id, bbox, confidence, created_at) "
+                f"VALUES (gen_random_uuid(), :i, :d, '{{}}', 1, now() {when})",
+                "INSERT INTO encounters (id, drop_key, ordinal, event_key, sex) "
+                f"VALUES (:e, '{DROP}', (SELECT count(*) FROM encounters), :n, 'unknown')",
+                "INSERT INTO detections (id, image_id, deer_id, bbox, confidence, classification_method, encounter_id) "
+                "VALUES (:x, :i, :d, '{}', 1, 'human', :e)",
+                "INSERT INTO match_decisions "
+                "(encounter_id, drop_key, detection_ids, decision, method, reason, matcher) "
+                f"VALUES (:e, '{DROP}', ARRAY[:x]::uuid[], 'uncertain', 'machine', 'r', 'v3_ensemble')",
+                "INSERT INTO ab_outcomes (ab_test_id, encounter_id, arm, release_id, outcome_a, outcome_b) "
+                "SELECT id, :e, 'a', release_a, '{}', '{}' FROM ab_tests WHERE id = :t",
+            ):
+                session.execute(text(statement), values)
+    with site.database.session() as session:
+        said = named_by_people(session, test.test)
+    assert {item.deer_id: item.known_before for item in said.values()} == {deer["before"]: True, deer["after"]: False}
+
+
+def test_a_start_waits_for_a_promotion_and_compares_with_what_is_live_then(site: Site) -> None:
+    live = site.matcher()
+    bold = bold_release(site, live.recipe.id)
+    policy = live.policy.model_copy(update={"threshold": 0.5, "new_below": 0.2})
+    promoted = propose(site, live.recipe.id, FittedPolicy(policy=policy), "promoted meanwhile")
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with ThreadPoolExecutor(1) as pool:
+        with site.database.session() as session:
+            lock_releases(session)
+            started = pool.submit(ab.start, site, bold, share_b=0.5, share_all=1.0, reason=REASON)
+            until = time.monotonic() + 30
+            while not query(site, waiting)[0][0] and time.monotonic() < until:
+                time.sleep(0.02)
+            session.execute(text("UPDATE releases SET live = false WHERE live"))
+            session.execute(text("UPDATE releases SET live = true WHERE id = :n"), {"n": promoted})
+        found = started.result(timeout=30)
+    assert (found.release_a, found.resting) == (promoted, None)
+    with site.database.session() as session:
+        session.execute(text("UPDATE releases SET live = false WHERE live"))
+        session.execute(text("UPDATE releases SET live = true WHERE id = :n"), {"n": live.release_id})
+    resting = ab.ab_report(site).test.resting
+    assert resting == f"release {promoted} is not live now"
+    assert ab.stop(site).resting is None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.reid.plausibility import LIFE_STAGE, ONE_PICTURE, SEX, SHARE, TRAVEL
+from deer_reid_pipeline.steps import monitoring
 from deer_reid_pipeline.steps.monitoring import report_day, today, waiting_reviews
 from deer_reid_pipeline.steps.monitoring_report import FAIL, INCONCLUSIVE, PASS
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store import monitoring as stored
 from deer_reid_pipeline.store.reviews import PairReview, add_reviews
 from deer_reid_pipeline_tests.sites import query
 from deer_reid_pipeline_tests.steps.monitored import CAMERAS, DAY, Herd, ordinary_herd
@@ -246,6 +249,41 @@ def test_the_files_show_pictures_and_no_coordinates(site: Site) -> None:
         for number in (f"{latitude:g}", f"{latitude:.4f}", f"{longitude:.4f}"):
             for content in (text, stored, json.dumps(summary), re.sub(r"base64,[^\"]*", "", page)):
                 assert not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d])", content) or "." not in number
+
+
+def test_two_reports_of_a_day_at_once_take_turns(site: Site) -> None:
+    ordinary_herd(site)
+    with ThreadPoolExecutor() as pool:
+        reports = list(pool.map(lambda _: report_day(site, DAY), range(4)))
+    assert len({report.sampled for report in reports}) == 1
+    assert query(site, "SELECT count(*) FROM monitor_samples") == [(reports[0].sampled,)]
+    folder = site.settings.home / reports[0].folder
+    shown = json.loads((folder / "monitoring.json").read_text(encoding="utf-8"))["report"]
+    assert query(site, "SELECT count(*), max(id) FROM reports") == [(4, shown)]
+
+
+def test_the_files_are_written_once_the_report_is_stored(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordinary_herd(site, matches=1)
+    numbers = []
+
+    def write(site: Site, session: object, report: object, number: int) -> None:
+        numbers.append((number,))
+        assert query(site, "SELECT id FROM reports") == numbers  # on another connection
+
+    monkeypatch.setattr(monitoring, "write_files", write)
+    report_day(site, DAY)
+    assert len(numbers) == 1
+
+
+def test_earlier_sightings_are_counted_by_individual(site: Site) -> None:
+    herd = ordinary_herd(site, matches=3)
+    (first, *_), _, _ = query(site, "SELECT id FROM match_decisions WHERE method = 'machine' ORDER BY id")
+    with site.database.session() as session:
+        standing = stored.standing_at(session, monitoring.day_bounds(DAY)[1])
+        counts = stored.sighting_counts(session, standing, {first})
+        assert counts == stored.sighting_counts(session, stored.standing_now(), {first})
+        assert len(stored.standing_decisions(session, standing, monitoring.day_bounds(DAY)[0])) == 3
+    assert {name: counts[key] for name, key in herd.deer.items()} == dict.fromkeys(herd.deer, 8) | {"N01": 9, "N02": 9}
 
 
 def test_a_day_that_has_not_begun_is_refused(site: Site) -> None:

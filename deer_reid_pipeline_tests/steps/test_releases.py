@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -554,12 +555,67 @@ def test_a_drop_being_matched_keeps_its_release_and_holds_nobody_up(
     by_release, counts = documented_queries()
     name = query(site, "SELECT individual FROM match_decisions WHERE release_id = 1 AND deer_id IS NOT NULL LIMIT 1")
     if enhanced:
-        decided = query(site, by_release.replace("deer-0001", name[0][0]))
-        assert {(row.release_id, row.action) for row in decided if row.release_id} == {(1, "first")}
+        lines = query(site, by_release.replace("deer-0001", name[0][0]))
+        assert {(row.release_id, row.action) for row in lines if row.release_id} == {(1, "first")}
     by_machine = query(site, "SELECT count(*) FROM match_decisions WHERE method = 'machine'")[0][0]
     found = query(site, counts)
     assert {row.release_id for row in found} == {1, number}
     assert sum(row.count for row in found) == by_machine
+
+
+@pytest.mark.parametrize("rounds", [5, 1])
+def test_a_drop_knows_whom_another_one_opened_under_the_old_release_while_it_waited(
+    site: Site, named: Path, unnamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    run_all(site, named)
+    first = site.matcher()
+    opening = first.policy.model_copy(update={"threshold": 0.9999, "new_below": 0.999})
+    recipe = registered(site, first.recipe.model_copy(update={"name": "twin"}))
+    update_profiles(site, recipe)
+    number = releases.propose(site, recipe.id, FittedPolicy(policy=opening), "opens everybody")
+    validated(site, number)
+    rows = read_table(unnamed / "observations.csv")
+    events = sorted({row["eventID"] for row in rows})
+    folders = [
+        part_of_herd(unnamed, tmp_path / f"drop-{event}", [row for row in rows if row["eventID"] == event])
+        for event in events[:2]
+    ]
+    second = site.matcher_of(number)
+    one, two = (up_to_embedding(site, matcher, f) for matcher, f in zip((first, second), folders, strict=True))
+    monkeypatch.setattr(matches, "ROUNDS", rounds)
+    decide_all, decided, go_on = matches._decide_all, threading.Event(), threading.Event()
+
+    known: set[str] = set()
+    profiled = text("SELECT name FROM deer d JOIN profiles p ON p.deer_id = d.id WHERE p.recipe_id = :r")
+
+    def holding(session: Any, work: Any, *args: Any) -> None:
+        if work.drop.key == two:
+            known.update(session.scalars(profiled, {"r": recipe.id}))
+        decide_all(session, work, *args)
+        if work.drop.key == one:
+            decided.set()
+            assert go_on.wait(60)
+
+    def say(line: str) -> None:
+        if "waiting" in line:  # for the lock: whom the recipe does not know was asked before
+            go_on.set()
+
+    monkeypatch.setattr(matches, "_decide_all", holding)
+    with ThreadPoolExecutor(2) as pool:
+        opens = pool.submit(match_drop, site, replace(first, policy=opening), one)
+        assert decided.wait(60)
+        releases.promote(site, number, backup=False)
+        waits = pool.submit(match_drop, site, second, two, None, say)
+        opens.result(timeout=120)
+        if rounds == 1:
+            with pytest.raises(DatabaseError, match="was not decided"):
+                waits.result(timeout=120)
+            assert query(site, "SELECT count(*) FROM match_decisions WHERE drop_key = :k", k=two)[0][0] == 0
+            return
+        assert waits.result(timeout=120).decided
+    opened = {name for (name,) in query(site, "SELECT individual FROM match_decisions WHERE drop_key = :k", k=one)}
+    assert opened
+    assert opened <= known, "the second drop was decided without them"
 
 
 def documented_queries() -> list[str]:

@@ -213,11 +213,14 @@ def test_camera_positions_are_stored_and_never_repeated(site: Site, tmp_path: Pa
         ("", "51.5678", "8.7654", ""),
         ("CAM04", "north", "8.7654", ""),
         ("CAM01", "52.5678", "8.7654", ""),
+        ("C" * 201, "51.5678", "8.7654", ""),
+        ("CAM\0", "51.5678", "8.7654", ""),
+        ("CAM05", "51.5678", "8.7654", "O\0ak"),
         columns=["deploymentID", "latitude", "longitude", "locationName"],
     )
     result = import_cameras(site, table)
     assert result.cameras == 1
-    assert [line for line, _ in result.refused] == [3, 4, 5, 6, 7]
+    assert [line for line, _ in result.refused] == [3, 4, 5, 6, 7, 8, 9, 10]
     assert not any(number in reason for _, reason in result.refused for number in ("5678", "1234", "4321", "7654"))
     stored = query(site, "SELECT id, name, latitude, longitude FROM deployments")
     assert stored == [("CAM01", "Oak", 51.5678, -0.1234)]

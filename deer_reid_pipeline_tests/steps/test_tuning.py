@@ -6,7 +6,7 @@ import pytest
 
 from deer_reid_pipeline.errors import DatabaseError, ReleaseError
 from deer_reid_pipeline.steps import validation
-from deer_reid_pipeline.steps.judging import judge, waiting_candidate
+from deer_reid_pipeline.steps.judging import act_on_verdict, candidate_to_judge, judge
 from deer_reid_pipeline.steps.profiles import update_profiles
 from deer_reid_pipeline.steps.releases import promote, rollback, status
 from deer_reid_pipeline.steps.site import Site
@@ -37,7 +37,7 @@ def test_a_fit_that_names_more_animals_becomes_live_on_its_report(site: Site) ->
     fitted = fit_release(site, run_id="fit-run")
     proposed = propose_fit(site, fitted.report)
     assert proposed.candidate is not None
-    assert waiting_candidate(site) == proposed.candidate
+    assert candidate_to_judge(site, "fit-run") == candidate_to_judge(site, "another") == proposed.candidate
     assert site.matcher().policy == first.policy, "proposing must not change what matches"
     with pytest.raises(ReleaseError, match="no validation report"):
         promote(site, proposed.candidate, backup=False)
@@ -45,7 +45,6 @@ def test_a_fit_that_names_more_animals_becomes_live_on_its_report(site: Site) ->
     found = judge(site, candidate=proposed.candidate)
     assert found.result.verdict.verdict == "PASS", found.result.verdict.reasons
     assert found.result.live_verdict.verdict != "PASS"
-    assert waiting_candidate(site) == proposed.candidate, "animals named since may change the verdict"
     row = query(site, "SELECT * FROM reports WHERE id = :id", id=found.report)[0]
     assert (row.kind, row.verdict, row.release_id, row.candidate_id) == ("validation", "PASS", 1, proposed.candidate)
     assert (site.settings.home / row.folder / "report.html").is_file()
@@ -53,7 +52,7 @@ def test_a_fit_that_names_more_animals_becomes_live_on_its_report(site: Site) ->
 
     change = promote(site, proposed.candidate, backup=False)
     assert change.report == found.report
-    assert waiting_candidate(site) is None
+    assert candidate_to_judge(site, "another") is None
     live = site.matcher()
     assert live.release_id == proposed.candidate
     assert live.policy.threshold < first.policy.threshold
@@ -70,7 +69,9 @@ def test_a_fit_that_names_more_animals_becomes_live_on_its_report(site: Site) ->
     assert site.matcher().policy == first.policy
     released = status(site)
     assert released.live is not None
-    assert released.live.release == 1
+    assert (released.live.release, released.live.trusted) == (1, found.result.live_verdict.verdict)
+    text = next((site.settings.home / "reports" / "tuning").glob("*/tuning_report.txt")).read_text()
+    assert all(f"{first:.2f} multiscale" in text for first in (0.5, 0.6, 0.7, 0.8)), "the owner's table is not there"
 
 
 def test_noise_is_never_promoted(site: Site) -> None:
@@ -111,3 +112,20 @@ def test_the_same_fit_is_proposed_once(site: Site) -> None:
     second = propose_fit(site, fit_release(site).report)
     assert first.candidate == second.candidate
     assert len(status(site).candidates) == 1
+
+
+def test_only_what_a_run_has_judged_itself_is_promoted(site: Site) -> None:
+    labelled_home(site, signal=1.5)
+    left = propose_fit(site, fit_release(site, run_id="one").report, "one").candidate
+    assert left is not None
+    assert judge(site, candidate=left, run_id="one").result.verdict.verdict == "PASS"
+    assert act_on_verdict(site, "two", backup=False).change is None, "another run's PASS was acted upon"
+    judge(site, run_id="three")
+    assert act_on_verdict(site, "three", backup=False).change is None
+    assert site.matcher().release_id == 1
+    done = act_on_verdict(site, "one", backup=False)
+    assert done.change is not None
+    assert site.matcher().release_id == left
+    again = act_on_verdict(site, "one", backup=False)
+    assert again.change is None, "a refusal must not fail the run"
+    assert "live already" in again.reason

@@ -25,6 +25,7 @@ from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.validation import Background, ValidationResult, validate
 from deer_reid_pipeline.store.recipes import register_recipe
 from deer_reid_pipeline.store.releases import add_candidate
+from deer_reid_pipeline.store.reviews import PairReview, add_reviews
 from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline_tests.labelled_rows import Shot, add_vectors, store_shots
 from deer_reid_pipeline_tests.sites import row_counts, settings_for
@@ -220,6 +221,41 @@ def test_both_are_judged_on_the_detections_that_both_have(site: Site) -> None:
     assert any("15 detections that are embedded under both" in remark for remark in result.remarks)
     assert all(item.value == pytest.approx(0.0) for item in result.differences.values())
     assert result.data_digest != validate(site, control=False).data_digest
+
+
+def test_a_candidate_is_held_to_the_bound_of_the_live_release(site: Site) -> None:
+    shots = herd(individuals=6, encounters=3)
+    store_shots(site, shots, site.matcher().recipe.id, looks(shots, signal=3.0))
+    lax = site.matcher().policy.model_copy(update={"false_positive_bound": 0.9})
+    result = validate(site, candidate=propose(site, site.matcher().recipe, lax), control=False)
+    findings = {finding.name: finding for finding in result.verdict.findings}
+    assert "the bound 5.0 %" in findings["false_positive_bound"].text
+    assert findings["same_bound"].ok is None
+
+
+def test_strangers_are_judged_in_the_herd_that_is_known(site: Site) -> None:
+    shots = herd(individuals=6, encounters=3)
+    others = [Shot(decided=(f"deer-{number:04d}", "machine"), event=f"event:m{number}") for number in range(9)]
+    vectors = looks([*shots, *(Shot(given="other") for _ in others)], signal=3.0)
+    store_shots(site, [*shots, *others], site.matcher().recipe.id, vectors)
+    result = validate(site, control=False)
+    assert (result.counts["individuals"], result.counts["known_individuals"]) == (6, 15)
+    assert "a gallery of 5 of the 15 known ones" in result.verdict.findings[0].text
+
+
+@pytest.mark.parametrize(("reviewed", "said"), [(1, False), (4, True)])
+def test_labels_learned_from_reviews_leave_it_open(site: Site, reviewed: int, said: bool) -> None:
+    shots = herd(individuals=8, encounters=3)
+    matched = [Shot(decided=("N000", "machine"), event=f"event:m{number}") for number in range(reviewed)]
+    vectors = looks([*shots, *(Shot(given="N000") for _ in matched)], signal=3.0)
+    store_shots(site, [*shots, *matched], site.matcher().recipe.id, vectors)
+    named = next(shot for shot in shots if shot.given == "N000")
+    with site.database.session() as session:
+        add_reviews(session, [PairReview(shot.key, named.key, "same", "R1", START, "r.csv") for shot in matched])
+    candidate = propose(site, site.matcher().recipe, site.matcher().policy)
+    result = validate(site, candidate=candidate, control=False)
+    for verdict in (result.verdict, result.live_verdict):
+        assert [f.ok for f in verdict.findings if f.name == "labels_from_reviews"] == ([None] if said else [])
 
 
 def test_what_cannot_be_judged_is_said(sharp: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import uuid
 from pathlib import Path
@@ -25,6 +26,7 @@ def test_what_was_backed_up_can_be_restored(database: Database, server: Embedded
         before = session.execute(text("SELECT id, name, feature_vector::text FROM deer")).all()
     file = backup.back_up(database, tmp_path / "backups" / "a.dump")
     assert [path.name for path in file.parent.iterdir()] == ["a.dump"]
+    assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
     run_sql(server.url("postgres"), "CREATE DATABASE restored")
     try:
         subprocess.run(
@@ -38,6 +40,47 @@ def test_what_was_backed_up_can_be_restored(database: Database, server: Embedded
             assert connection.scalar(text("SELECT version_num FROM alembic_version")) == database.revision()
     finally:
         run_sql(server.url("postgres"), "DROP DATABASE restored WITH (FORCE)")
+
+
+def test_a_dump_is_closed_to_others_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir(mode=0o755)
+    killed, running = folder / "killed.dump.part", folder / "running.dump.part"
+    for part in (killed, running):
+        part.touch()
+    modes = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        modes.append([path.stat().st_mode & 0o777 for path in (folder, folder / "a.dump.part")])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(backup.subprocess, "run", run)
+    with running.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        backup.back_up(Database("postgresql://deer@db.example/herd"), folder / "a.dump")
+        with pytest.raises(DatabaseError, match=r"was not made: .*File exists"):
+            backup.back_up(Database("postgresql://deer@db.example/herd"), folder / "running.dump")
+    assert modes == [[0o700, 0o600]]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.dump", "running.dump.part"]
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_pg_dump_reaches_an_external_server_as_the_pipeline_does(
+    embedded: bool, server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"PGPASSWORD": "s3cret", "PGPASSFILE": "/keys/pgpass", "PGSSLROOTCERT": "/keys/root.crt"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(backup.subprocess, "run", run)
+    database = Database("postgresql://deer@db.example/herd", server=server if embedded else None)
+    backup.back_up(database, tmp_path / "a.dump")
+    assert {key: value for key, value in seen.items() if key in given} == ({} if embedded else given)
 
 
 def test_without_pg_dump_the_way_on_is_named(

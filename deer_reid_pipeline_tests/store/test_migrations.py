@@ -281,6 +281,10 @@ def test_a_home_from_before_the_log_of_releases_gets_its_first_event(empty_datab
         "INSERT INTO deer (id, name, feature_vector_multiscale, feature_vector_efficientnet, first_seen, last_seen) "
         f"SELECT gen_random_uuid(), 'shown', {ones}, {ones}, now(), now()",
         "INSERT INTO deer (id, name, first_seen, last_seen) VALUES (gen_random_uuid(), 'not yet', now(), now())",
+        "INSERT INTO deer (id, name, feature_vector_multiscale, feature_vector_efficientnet, first_seen, last_seen) "
+        f"SELECT gen_random_uuid(), 'another''s', {ones}, {ones}, now(), now()",
+        "INSERT INTO profiles (deer_id, recipe_id, branch, vector, detections, digest) "
+        f"SELECT id, 'r', 'multiscale', {ones}, 1, '' FROM deer WHERE name = 'shown'",
     )
     for _ in range(2):
         migrate.upgrade(empty_database_url)
@@ -290,7 +294,7 @@ def test_a_home_from_before_the_log_of_releases_gets_its_first_event(empty_datab
             )
             assert [tuple(row) for row in events] == [("first", 1, "because", True)]
             shown = connection.execute(text("SELECT name, columns_recipe_id FROM deer ORDER BY name DESC"))
-            assert [tuple(row) for row in shown] == [("shown", "r"), ("not yet", None)]
+            assert [tuple(row) for row in shown] == [("shown", "r"), ("not yet", None), ("another's", None)]
             assert connection.scalar(text("SELECT promoted_at = created_at FROM releases"))
         migrate.downgrade(empty_database_url, "0003")
 

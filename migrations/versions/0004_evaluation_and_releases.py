@@ -1,8 +1,8 @@
 """What is known of how good matching is, and what made a release live.
 
 Tables for reports, the log of releases, people's reviews, monitoring, camera positions and A/B tests; columns on
-`releases`, `recipes` and `deer`. Additive: a home that has a live release gets its first event, and the individuals
-whose columns show that release get its recipe noted beside them.
+`releases`, `recipes` and `deer`; an index on `match_decisions`. Additive: a home that has a live release gets its
+first event, and the individuals whose columns show that release get its recipe noted beside them.
 
 Nothing is lost on the way down: the tables move to the schema `deer_reid_kept`, and the columns leave their values
 there. The next upgrade brings all of it back.
@@ -90,7 +90,7 @@ TABLES = {
         CREATE INDEX ix_reports_kind ON reports (kind, id);
         COMMENT ON TABLE reports IS 'What was measured: a validation, a tuning, a day''s monitoring. The files are under the home.';
         COMMENT ON COLUMN reports.id IS 'Running number';
-        COMMENT ON COLUMN reports.kind IS 'validation, tuning, monitoring, assignment or ab';
+        COMMENT ON COLUMN reports.kind IS 'validation, tuning, monitoring or ab';
         COMMENT ON COLUMN reports.day IS 'Day it is about, where it is about one';
         COMMENT ON COLUMN reports.recipe_id IS 'Recipe that was judged';
         COMMENT ON COLUMN reports.release_id IS 'Release that was live then';
@@ -287,6 +287,9 @@ TABLES = {
 }
 """Ours, in the order in which they refer to each other."""
 
+INDEX = "ix_match_decisions_decided_at"
+"""Ours, on a table of revision 0003."""
+
 APPEND_ONLY = ("release_events", "reviews")
 
 APPEND_ONLY_FUNCTION = "deer_reid_append_only()"
@@ -339,6 +342,7 @@ def upgrade() -> None:
             connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
             connection.exec_driver_sql(f"COMMENT ON COLUMN {table}.{name} IS '{comment}'")
         kept.restore_columns(connection, _kept_as(table), table, dict.fromkeys(missing))
+    connection.exec_driver_sql(f"CREATE INDEX IF NOT EXISTS {INDEX} ON match_decisions (decided_at)")
     if first_time:
         _say_what_is_live(connection)
     kept.end(connection)
@@ -347,6 +351,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     connection = op.get_bind()
     kept.begin(connection)
+    connection.exec_driver_sql(f"DROP INDEX IF EXISTS {INDEX}")
     for table, columns in COLUMNS.items():
         kept.keep_columns(connection, _kept_as(table), table, columns)
         for name in columns:
@@ -373,7 +378,10 @@ def _drop(connection: sa.Connection, table: str, name: str) -> None:
 
 
 def _say_what_is_live(connection: sa.Connection) -> None:
-    """The release that an earlier version made live is the first event; its recipe made the columns of `deer`."""
+    """The release that an earlier version made live is the first event; its recipe made the columns of `deer`.
+
+    Not those of an individual without a profile under it: whoever made them, that recipe did not.
+    """
     connection.exec_driver_sql("UPDATE releases SET promoted_at = created_at WHERE live")
     connection.exec_driver_sql(
         "INSERT INTO release_events (action, release_id, reason, at) "
@@ -382,5 +390,6 @@ def _say_what_is_live(connection: sa.Connection) -> None:
     with kept.owner_triggers_off(connection, "deer"):
         connection.exec_driver_sql(
             "UPDATE deer SET columns_recipe_id = r.recipe_id FROM releases r "
-            "WHERE r.live AND feature_vector_multiscale IS NOT NULL AND feature_vector_efficientnet IS NOT NULL"
+            "WHERE r.live AND feature_vector_multiscale IS NOT NULL AND feature_vector_efficientnet IS NOT NULL "
+            "AND EXISTS (SELECT FROM profiles p WHERE p.deer_id = deer.id AND p.recipe_id = r.recipe_id)"
         )

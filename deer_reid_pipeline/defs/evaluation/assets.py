@@ -10,9 +10,9 @@ from deer_reid_pipeline.defs.metadata import columns, picture
 from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.ab import ab_report as compare_arms
 from deer_reid_pipeline.steps.ab import newest_test
-from deer_reid_pipeline.steps.judging import judge, waiting_candidate
+from deer_reid_pipeline.steps.judging import Released, act_on_verdict, candidate_to_judge, judge
 from deer_reid_pipeline.steps.profiles import show_live_columns
-from deer_reid_pipeline.steps.releases import promote, status
+from deer_reid_pipeline.steps.releases import status
 from deer_reid_pipeline.steps.report.assignment import assignment_summary
 from deer_reid_pipeline.steps.similarity_distribution import distribution_plot
 from deer_reid_pipeline.steps.similarity_distribution import similarity_distribution as measure_distribution
@@ -141,8 +141,8 @@ class ValidationConfig(dg.Config):
     candidate: int = Field(
         default=-1,
         ge=-1,
-        description="Release to judge against the live one; -1: the newest candidate, else the live one alone; 0: the "
-        "live one alone.",
+        description="Release to judge against the live one; -1: what this run has fitted, else the newest candidate, "
+        "else the live one alone; 0: the live one alone.",
     )
     recipe: str = Field(default="", description="Name or id of a recipe to judge beside the live one instead.")
     control: bool = Field(
@@ -166,7 +166,7 @@ def validation_report(
     """One row: a report in the table of reports, with its page, text and JSON under the home."""
     candidate = config.candidate or None
     if config.candidate == -1:
-        candidate = None if config.recipe else waiting_candidate(site.site)
+        candidate = None if config.recipe else candidate_to_judge(site.site, context.run_id)
     found = judge(
         site.site,
         candidate=candidate,
@@ -243,7 +243,7 @@ def assignment_report(site: SiteResource) -> dg.MaterializeResult:
 class ReleaseConfig(dg.Config):
     """Whether the gate's PASS is acted upon."""
 
-    promote: bool = Field(default=True, description="Make a candidate live when its newest report says PASS.")
+    promote: bool = Field(default=True, description="Make the candidate that this run has judged live, if it passed.")
     backup: bool = Field(default=True, description="Dump the database before anything becomes live.")
 
 
@@ -258,31 +258,22 @@ def embedding_release(
     context: dg.AssetExecutionContext, config: ReleaseConfig, site: SiteResource
 ) -> dg.MaterializeResult:
     """One row: a release. Key: its number; one is live."""
-    found = status(site.site)
-    passed = [item for item in found.candidates if item.verdict == "PASS"]
-    promoted = 0
-    if passed and config.promote:
-        change = promote(
-            site.site,
-            passed[0].release,
-            reason=f"validation report {passed[0].report} says PASS",
-            backup=config.backup,
-            run_id=context.run_id,
-        )
-        promoted = change.release
-        context.log.info(f"release {change.release} is live now, in {change.seconds:.2f} s")
+    released = Released(None, "promotion is switched off for this run")
+    if config.promote:
+        released = act_on_verdict(site.site, context.run_id, backup=config.backup)
+    context.log.info(released.reason)
+    if released.change is not None:
+        context.log.info(f"release {released.change.release} is live, in {released.change.seconds:.2f} s")
         show_live_columns(site.site, context.log.info)
-        found = status(site.site)
-    elif found.candidates:
-        waits = found.candidates[0]
-        context.log.info(f"release {waits.release} waits: its newest report says {waits.verdict or 'nothing yet'}")
+    found = status(site.site)
     live = found.live
     last = next((event for event in found.history if event.action in ("first", "promoted", "rolled_back")), None)
     shown: dict[str, Any] = {} if live is None else {"live": live.release, "recipe": live.recipe, "why": live.reason}
     return dg.MaterializeResult(
         metadata={
             **shown,
-            "promoted_now": promoted,
+            "promoted_now": 0 if released.change is None else released.change.release,
+            "in_words": released.reason,
             "candidates_waiting": len(found.candidates),
             "previous": found.previous.release if found.previous else 0,
         },

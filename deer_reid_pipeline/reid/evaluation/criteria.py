@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import optimize
 
 from deer_reid_pipeline.reid.evaluation.estimates import LEVEL, Estimate, Statistic, clopper_pearson, estimate
 from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation
+from deer_reid_pipeline.reid.evaluation.identification import project_fpir
 
 FPIR_BOUND = 0.05
 """Share of searches for an unknown animal that may return a name."""
@@ -39,6 +40,9 @@ MAX_WRONG_NAMES = 0.125
 
 MAX_CALIBRATION_ERROR = 0.10
 """Mean distance of stated probabilities from what comes true, up to which they are worth stating."""
+
+FOLD_TOLERANCE = 0.01
+"""What the cut in use may differ from those judged, beyond what these differ from each other."""
 
 MIN_IDENTIFIED = 0.10
 """Share of returning animals named, below which a matcher is a ranked shortlist and not an identification."""
@@ -93,33 +97,76 @@ def one_sided(rate: Estimate, confidence: float = CONFIDENCE) -> tuple[float, fl
     return clopper_pearson(rate.value * trials, trials, level=2 * confidence - 1)
 
 
+FPIR_FIGURES = {
+    "fpir": "",
+    "fpir_individual": ", each individual counting once",
+    "fpir_first": ", when it comes for the first time",
+}
+"""Rates of names for unknown animals -> how the sentence tells them apart."""
+
+
 def false_names(evaluation: Evaluation, bound: float, confidence: float = CONFIDENCE) -> Finding:
-    """Whether searches for animals that are not known return a name in at most `bound` of all."""
+    """Whether searches for animals that are not known return a name in at most `bound` of all, in the real gallery.
+
+    The worse one counts of the rate over searches and that over individuals. Where more individuals are known than
+    were searched, both are carried to that gallery (`identification.project_fpir`). The first searches of individuals
+    are too few to show the bound, but they refute it.
+    """
     name = "false_positive_bound"
-    measured = evaluation.rates.get("fpir")
-    needed = fewest_error_free(bound)
-    if measured is None or measured.individuals == 0:
+    measured = {figure: evaluation.rates[figure] for figure in FPIR_FIGURES if figure in evaluation.rates}
+    size = evaluation.counts.get("gallery_size", 0)
+    known = evaluation.counts.get("known_individuals", 0)
+    needed = _fewest_searched(bound, known)
+    if "fpir" not in measured or measured["fpir"].individuals == 0:
         return Finding(
             name,
             None,
             f"Wrong names for unknown animals were not measured: needs {needed} individuals never seen before, has 0.",
         )
-    low, high = one_sided(measured, confidence)
-    found = (
-        f"An animal never seen before gets a name in {_percent(measured.value)} of searches "
-        f"({measured.individuals} individuals)"
-    )
     limit = f"the bound {_percent(bound)}"
     sure = f"with {100 * confidence:.0f} % confidence in"
-    if high <= bound:
-        return Finding(name, True, f"{found}, and {sure} at most {_percent(high)}: {limit} holds.")
+    bounds = {figure: one_sided(rate, confidence) for figure, rate in measured.items() if rate.individuals}
+
+    def found(figure: str) -> str:
+        searched = f", in a gallery of {size} of the {known} known ones" if 0 < size < known else ""
+        rate = measured[figure]
+        return (
+            f"An animal never seen before gets a name in {_percent(rate.value)} of searches{FPIR_FIGURES[figure]} "
+            f"({rate.individuals} individuals{searched})"
+        )
+
+    refuted = max(bounds, key=lambda figure: bounds[figure][0])
+    low = bounds[refuted][0]
     if low > bound:
-        return Finding(name, False, f"{found}, and {sure} more than {_percent(low)}: {limit} is broken.")
-    if measured.individuals < needed:
-        missing = f"needs {needed} individuals never seen before, has {measured.individuals}"
+        return Finding(name, False, f"{found(refuted)}, and {sure} more than {_percent(low)}: {limit} is broken.")
+    worst = max((figure for figure in bounds if figure != "fpir_first"), key=lambda figure: bounds[figure][1])
+    rate, high = measured[worst], bounds[worst][1]
+    among = ""
+    if 0 < size < known:
+        high = project_fpir(replace(rate, high=high), size, known).high
+        among = f" of all {known}"
+    if high <= bound:
+        return Finding(name, True, f"{found(worst)}, and {sure} at most {_percent(high)}{among}: {limit} holds.")
+    if rate.individuals < needed:
+        missing = f"needs {needed} individuals never seen before, has {rate.individuals}"
     else:
         missing = "more individuals, or a higher threshold, must show it"
-    return Finding(name, None, f"{found}, but it could be up to {_percent(high)}, and {limit} is not shown: {missing}.")
+    return Finding(
+        name,
+        None,
+        f"{found(worst)}, but it could be up to {_percent(high)}{among}, and {limit} is not shown: {missing}.",
+    )
+
+
+def _fewest_searched(bound: float, known: int) -> int:
+    """Labelled individuals without an error that show the bound in a gallery of `known` individuals."""
+    fewest = fewest_error_free(bound)
+    while known > fewest - 1:
+        high = clopper_pearson(0, fewest, level=2 * CONFIDENCE - 1)[1]
+        if project_fpir(Estimate(0.0, 0.0, high, fewest, fewest), fewest - 1, known).high <= bound:
+            break
+        fewest += 1
+    return fewest
 
 
 def better_than_chance(evaluation: Evaluation) -> Finding:
@@ -146,15 +193,14 @@ def better_than_chance(evaluation: Evaluation) -> Finding:
 def identifies(evaluation: Evaluation) -> Finding:
     """Whether returning animals are named at all."""
     name = "names_returning_animals"
-    missed = evaluation.statistics.get("fnir")
-    if missed is None or not missed.n:
+    share = evaluation.statistics.get("named")
+    if share is None or not share.n:
         return Finding(name, None, "No animal returned: whether returning animals are named cannot be told.")
-    rate = estimate(missed)
-    named = Estimate(1 - rate.value, 1 - rate.high, 1 - rate.low, rate.n, rate.individuals)
-    found = f"Of returning animals {_with_interval(named)} are named rightly"
-    if rate.individuals < FEWEST_RETURNING:
+    named = estimate(share)
+    found = f"Of the encounters of returning animals {_with_interval(named)} are named rightly"
+    if named.individuals < FEWEST_RETURNING:
         return Finding(
-            name, None, f"{found}. It needs {FEWEST_RETURNING} individuals seen twice or more, has {rate.individuals}."
+            name, None, f"{found}. It needs {FEWEST_RETURNING} individuals seen twice or more, has {named.individuals}."
         )
     if named.high < MIN_IDENTIFIED:
         return Finding(
@@ -176,7 +222,7 @@ def right_names(evaluation: Evaluation, *, shown: bool) -> Finding:
     if wrong is None:
         return Finding(name, None, "Whether the names given are right was not measured.")
     if not wrong.n:
-        return Finding(name, True, "No name was given, so none was wrong.")
+        return Finding(name, True, "No name was given: none was wrong, and none was right.")
     found = f"Of {wrong.n} names given {_with_interval(wrong)} are wrong"
     limit = _percent(MAX_WRONG_NAMES)
     if wrong.low > MAX_WRONG_NAMES:
@@ -204,6 +250,72 @@ def keeps_apart(evaluation: Evaluation) -> Finding:
     if pure.low < MIN_PAIR_PRECISION:
         return Finding(name, None, f"{found}: whether that is {_percent(MIN_PAIR_PRECISION)} or more cannot be told.")
     return Finding(name, True, f"{found}.")
+
+
+def keeps_together(evaluation: Evaluation, bound: float, live: Evaluation | None = None) -> Finding:
+    """Whether returning animals are opened as new in at most `bound` of their encounters.
+
+    Args:
+        live: what a candidate is compared with. It needs no proof of the bound, and may be above it where it is no
+            worse than what is live. None where the live release itself is judged, which must show the bound.
+    """
+    name = "keeps_animals_together"
+    opened = evaluation.rates.get("opened_as_new")
+    if opened is None or not opened.n:
+        return Finding(name, None, "No animal returned: whether returning animals are opened as new cannot be told.")
+    low, high = one_sided(opened)
+    found = f"Of {opened.n} encounters of returning animals {_with_interval(opened)} are opened as a new animal"
+    limit = f"the bound {_percent(bound)}"
+    if live is None:
+        if low > bound:
+            return Finding(name, False, f"{found}: {limit} is broken, and animals are counted twice.")
+        if high > bound:
+            return Finding(name, None, f"{found}: whether {limit} holds cannot be told.")
+        return Finding(name, True, f"{found}: {limit} holds.")
+    before = live.rates.get("opened_as_new")
+    if opened.value <= bound:
+        return Finding(name, True, f"{found}, within {limit}.")
+    if before is not None and before.n and opened.value <= before.value:
+        return Finding(name, True, f"{found}: no more than the live release, {_percent(before.value)}.")
+    against = f", by the live release {_percent(before.value)}" if before is not None and before.n else ""
+    if low > bound:
+        return Finding(name, False, f"{found}{against}: {limit} is broken, and animals are counted twice.")
+    return Finding(name, None, f"{found}{against}: whether {limit} holds cannot be told.")
+
+
+def judged_as_used(evaluation: Evaluation) -> Finding | None:
+    """Whether the policy in use is bolder than those it was judged by; None where nothing is to be said.
+
+    The policies fitted without a part of the individuals differ from each other by chance, and so may the one in use,
+    but not by more than they do.
+    """
+    name = "judged_as_used"
+    fitted = evaluation.policies
+    used = fitted.policy
+    if not fitted.without:
+        return None
+    judging = [policy for policy in fitted.without if policy.scale == used.scale]
+    if not judging:
+        return Finding(name, None, "What would be used fuses the branches in another way than all that was judged.")
+    cuts = [policy.threshold for policy in judging]
+    lowest, highest = min(cuts), max(cuts)
+    if used.threshold < lowest - (highest - lowest) - FOLD_TOLERANCE:
+        return Finding(
+            name,
+            None,
+            f"What would be used is bolder than what was judged: it names from {used.threshold:.3f}, those judged from "
+            f"{lowest:.3f} to {highest:.3f}.",
+        )
+    cuts = [policy.new_below for policy in judging]
+    lowest, highest = min(cuts), max(cuts)
+    if used.new_below > highest + (highest - lowest) + FOLD_TOLERANCE:
+        return Finding(
+            name,
+            None,
+            f"What would be used is bolder than what was judged: it opens new animals below {used.new_below:.3f}, "
+            f"those judged below {lowest:.3f} to {highest:.3f}.",
+        )
+    return None
 
 
 def background_control(control: Mapping[str, Statistic] | None, measured_on: str = "") -> Finding:

@@ -33,10 +33,13 @@ class Decided:
         best: true code of the individual that the best candidate's pictures show, UNNAMED where nobody could be
             compared; (D,).
         known_before: the individual stands in the gallery (burst neighbours apart); bool (D,).
+        only_burst: nothing but burst neighbours is known of it: neither known nor new, and no trial of any figure here;
+            bool (D,).
         comparable: and something of it shows a flank that can be compared; bool (D,).
-        score: of the best candidate, NaN where there is none; (D,).
+        score: of the best candidate, a probability under a calibrated fusion; NaN where there is none; (D,).
         probability: of what the outcome says (see `matching.Decision`), NaN where the policy has no odds; (D,).
-        correct: named rightly, or called new when it was; never for an uncertain outcome; bool (D,).
+        correct: named rightly, or called new when it did not stand in the gallery; never for an uncertain outcome;
+            bool (D,).
         claim: what `probability` is the probability of was true; bool (D,).
         rows: labelled detections of each decision.
         individuals: G, those without a detection included.
@@ -50,6 +53,7 @@ class Decided:
     said: Ints
     best: Ints
     known_before: Mask
+    only_burst: Mask
     comparable: Mask
     score: Floats
     probability: Floats
@@ -75,7 +79,7 @@ class Decided:
     @property
     def baus(self) -> Statistic:
         """Balanced accuracy on unknown samples: mean over individuals of the share of first encounters called new."""
-        trials = ~self.known_before
+        trials = ~self.known_before & ~self.only_burst
         return self._mean_share(trials & self.correct, trials)
 
     @property
@@ -91,8 +95,11 @@ class Decided:
 
     @property
     def wrong_names(self) -> Estimate:
-        """Share of the names given (matched outcomes) that are wrong; its interval is clustered by true individual."""
-        given = self.outcome == MATCHED
+        """Share of the names given (matched outcomes) that are wrong; its interval is clustered by true individual.
+
+        Those given to an animal of which only burst neighbours are known are left out: none of them could be right.
+        """
+        given = (self.outcome == MATCHED) & ~self.only_burst
         count = self.individuals
         return clustered_rate(
             np.bincount(self.individual[given & ~self.correct], minlength=count),

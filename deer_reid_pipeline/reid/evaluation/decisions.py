@@ -69,6 +69,7 @@ class _Run:
         self.said = np.full(count, UNNAMED, dtype=np.int64)
         self.best = np.full(count, UNNAMED, dtype=np.int64)
         self.known_before = np.zeros(count, dtype=bool)
+        self.only_burst = np.zeros(count, dtype=bool)
         self.comparable = np.zeros(count, dtype=bool)
         self.score = np.full(count, np.nan)
         self.probability = np.full(count, np.nan)
@@ -112,6 +113,7 @@ class _Run:
             said=self.said,
             best=self.best,
             known_before=self.known_before,
+            only_burst=self.only_burst,
             comparable=self.comparable,
             score=self.score,
             probability=self.probability,
@@ -148,6 +150,7 @@ def _against_truth(run: _Run, standing: Standing) -> None:
             scores = similarity(unit, standing.rows_of(list(versions.values())), sizes)
             decision = decide_scored(scores, [known[code] for code in versions], run.sexes[unit], run.policies[unit])
             run.known_before[unit] = before != NOBODY
+            run.only_burst[unit] = standing.only_burst[units.sighting[unit]]
             run.comparable[unit] = before != NOBODY and bool(np.isfinite(scores[list(versions).index(own)]))
             best = UNNAMED if decision.best is None else int(str(decision.best.key))
             run.write(unit, decision, best)
@@ -170,6 +173,7 @@ def _against_own(run: _Run, standing: Standing) -> None:
             offered[junk] = False
             mine = offered & (units.individual[made.openers] == own)
             run.known_before[unit] = mine.any()
+            run.only_burst[unit] = bool(junk) and not mine.any()
             run.comparable[unit] = np.isfinite(scores[mine]).any()
             shortlist = made.worth_deciding(scores, offered, policy.shortlist + 1)
             decision = decide_scored(scores[shortlist], [made.known[i] for i in shortlist], sex, policy)

@@ -40,13 +40,17 @@ class Evaluation:
 
     Attributes:
         counts: individuals, encounters, detections, returning_individuals (two or more encounters), mated_searches,
-            non_mated_searches, gallery_size.
+            non_mated_searches, gallery_size (of a search for an unknown animal), and known_individuals, those of
+            the real gallery, where that was told.
         statistics: metric -> Statistic, same flank and different encounters. rank1, rank5, map, map_individual,
-            roc_auc, d_prime, eer, fnir_at_fpir_1, fnir_at_fpir_5, fnir, baks, baus, baks_baus, ari, pair_precision,
-            pair_recall, calibration_error, brier.
-        rates: metric -> Estimate of error rates whose trials are clustered in individuals: fpir, fpir_first (new
-            individuals in time order), wrong_names (share of the names given that are wrong).
-        strata: stratum -> value -> metric -> Statistic (map, rank1).
+            roc_auc, d_prime, eer, fnir_at_fpir_1, fnir_at_fpir_5, fnir, named (share of
+            returning animals' encounters that the whole policy names rightly), baks, baus, baks_baus, ari,
+            pair_precision, pair_recall, calibration_error, brier, brier_gain (how far the Brier score is better than
+            that of always stating the base rate).
+        rates: metric -> Estimate of error rates whose trials are clustered in individuals: fpir, fpir_individual
+            (each individual counting once), fpir_first (new individuals in time order), wrong_names (share of the
+            names given that are wrong), opened_as_new (share of returning animals' encounters called new).
+        strata: stratum -> value -> metric -> Statistic (map, rank1, fpir).
         leaky: the same metrics when pictures of one encounter may be compared: what the honest split is compared with.
         cross_flank: roc_auc, rank1 of opposite flanks.
         control: roc_auc, rank1, map of the background alone; None where it was not measured.

@@ -19,13 +19,16 @@ from deer_reid_pipeline.reid.evaluation.criteria import (
     FPIR_BOUND,
     MAX_CALIBRATION_ERROR,
     MAX_STRATUM_LOSS,
+    MAX_WRONG_NAMES,
     MIN_IMPROVEMENT,
     Finding,
     background_control,
     better_than_chance,
     false_names,
     identifies,
+    judged_as_used,
     keeps_apart,
+    keeps_together,
     right_names,
 )
 from deer_reid_pipeline.reid.evaluation.estimates import LEVEL, Estimate, Statistic, difference, estimate
@@ -60,7 +63,9 @@ def judge_live(evaluation: Evaluation, bound: float = FPIR_BOUND) -> Verdict:
             identifies(evaluation),
             right_names(evaluation, shown=True),
             keeps_apart(evaluation),
+            keeps_together(evaluation, bound),
             background_control(evaluation.control),
+            judged_as_used(evaluation),
         ]
     )
 
@@ -73,11 +78,13 @@ def judge_candidate(candidate: Evaluation, live: Evaluation, bound: float = FPIR
     can be tuned. Of the same recipe, the decision may improve instead: the live one names unknown animals above the
     bound and the candidate does not, or more returning animals are named while the bound holds. These are three
     looks, so each is taken at a third of the error (Bonferroni). Stating probabilities that hold, where the live one
-    states none and the ranking is better than chance, is an improvement too. No gain is bought by a loss: of mAP, of
-    one stratum, or of returning animals named, unless the live release names them by breaking its bound.
+    states none and the ranking is better than chance, is an improvement too, if they say more than the base rate. No
+    gain is bought by a loss: of mAP, of one stratum, of names that are right, of animals kept apart and together, or
+    of returning animals named, unless the live release names them by breaking its bound.
 
     Args:
-        bound: share of searches for an unknown animal that may return a name, 0 to 1.
+        bound: share of searches for an unknown animal that may return a name, 0 to 1; that of the live release, as a
+            candidate does not choose what it is held to.
     """
     shared = ("individuals", "encounters", "detections")
     unequal = [name for name in shared if candidate.counts.get(name) != live.counts.get(name)]
@@ -96,15 +103,26 @@ def judge_candidate(candidate: Evaluation, live: Evaluation, bound: float = FPIR
             false_names(candidate, bound),
             right_names(candidate, shown=False),
             _ranking_kept(candidate, live),
+            _names_kept(candidate, live),
             _naming_kept(candidate, live, bound),
+            _kept_apart(candidate, live),
+            keeps_together(candidate, bound, live),
             _probabilities(candidate, live),
-            _strata(candidate.strata, live.strata),
+            _strata(candidate.strata, live.strata, bound),
             background_control(control, measured_on),
+            judged_as_used(candidate),
+            _same_bound(candidate, bound),
         ]
     )
 
 
-def _verdict(findings: Sequence[Finding]) -> Verdict:
+def noted(verdict: Verdict, finding: Finding) -> Verdict:
+    """The verdict with one more finding."""
+    return _verdict([*verdict.findings, finding])
+
+
+def _verdict(asked: Sequence[Finding | None]) -> Verdict:
+    findings = [finding for finding in asked if finding is not None]
     answers = [finding.ok for finding in findings]
     outcome = FAIL if False in answers else INCONCLUSIVE if None in answers else PASS
     return Verdict(outcome, tuple(findings))
@@ -143,8 +161,8 @@ def _ranking(candidate: Evaluation, live: Evaluation, level: float = LEVEL) -> E
 
 
 def _naming(candidate: Evaluation, live: Evaluation, level: float = LEVEL) -> Estimate | None:
-    """Gain in the share of returning animals named rightly, each at its own threshold."""
-    return _gain(live.statistics.get("fnir"), candidate.statistics.get("fnir"), level)
+    """Gain in the share of returning animals' encounters that the whole policy names rightly."""
+    return _gain(candidate.statistics.get("named"), live.statistics.get("named"), level)
 
 
 def _improvement(candidate: Evaluation, live: Evaluation, bound: float, same_recipe: bool) -> Finding:
@@ -167,8 +185,11 @@ def _improvement(candidate: Evaluation, live: Evaluation, bound: float, same_rec
     speaks = False
     if same_recipe and "calibration_error" not in live.statistics and "calibration_error" in candidate.statistics:
         holding = _probabilities(candidate, live).ok is True and better_than_chance(candidate).ok is True
-        speaks = holding and false_names(candidate, bound).ok is True
-        found.append(f"it states probabilities{' that hold' if speaks else ''}, the live release states none")
+        speaks = holding and false_names(candidate, bound).ok is True and _says_more(candidate)
+        found.append(
+            f"it states probabilities{' that hold and say more than the base rate' if speaks else ''}, the live "
+            "release states none"
+        )
     if safer:
         found.append("the live release breaks the bound on wrong names, which the candidate keeps")
     text = "; ".join(found)
@@ -185,6 +206,44 @@ def _improvement(candidate: Evaluation, live: Evaluation, bound: float, same_rec
     if any(g.value > 0 and g.high >= MIN_IMPROVEMENT for g in gains):
         return Finding(name, None, f"{text}: a gain is possible, but not shown.")
     return Finding(name, False, f"{text}: no improvement.")
+
+
+def _says_more(evaluation: Evaluation) -> bool:
+    """Whether the stated probabilities are better than always stating how often the best candidate is right."""
+    gain = evaluation.statistics.get("brier_gain")
+    return gain is not None and gain.n > 0 and estimate(gain).low > 0
+
+
+def _names_kept(candidate: Evaluation, live: Evaluation) -> Finding:
+    """Whether clearly more of the names are wrong than of those that the live release gives."""
+    name = "names_kept"
+    ours, theirs = candidate.rates.get("wrong_names"), live.rates.get("wrong_names")
+    if ours is None or theirs is None or not (ours.n and theirs.n):
+        return Finding(name, True, "One of the two gives no name: no loss of right names to compare.")
+    found = f"Of the names given {100 * ours.value:.1f} % are wrong, by the live release {100 * theirs.value:.1f} %"
+    if ours.low > theirs.high and ours.value > MAX_WRONG_NAMES / 2:
+        return Finding(name, False, f"{found}: clearly more.")
+    return Finding(name, True, f"{found}: no clear loss.")
+
+
+def _kept_apart(candidate: Evaluation, live: Evaluation) -> Finding:
+    """`keeps_apart`, which a candidate need not show where it merges no more than the live release."""
+    own = keeps_apart(candidate)
+    ours, theirs = candidate.statistics.get("pair_precision"), live.statistics.get("pair_precision")
+    if own.ok is True or ours is None or theirs is None or not (ours.n and theirs.n) or ours.value < theirs.value:
+        return own
+    return Finding(
+        own.name, True, f"{own.text[:-1]}; of those of the live release {100 * theirs.value:.1f} % are, no more."
+    )
+
+
+def _same_bound(candidate: Evaluation, bound: float) -> Finding | None:
+    """A candidate that was fitted to a larger bound is judged at the live one, and left to a person."""
+    own = candidate.policies.policy.false_positive_bound
+    if own <= bound:
+        return None
+    text = f"It was fitted to the bound {100 * own:.1f} %, the live release to {100 * bound:.1f} %"
+    return Finding("same_bound", None, f"{text}: it is judged at the latter, and a person must decide of the former.")
 
 
 def _ranking_kept(candidate: Evaluation, live: Evaluation) -> Finding:
@@ -236,8 +295,8 @@ def _probabilities(candidate: Evaluation, live: Evaluation) -> Finding:
 Strata = Mapping[str, Mapping[str, Mapping[str, Statistic]]]
 
 
-def _strata(candidate: Strata, live: Strata) -> Finding:
-    """No stratum loses more than `MAX_STRATUM_LOSS`.
+def _strata(candidate: Strata, live: Strata, bound: float) -> Finding:
+    """No stratum loses more than `MAX_STRATUM_LOSS` of mAP, and none newly breaks the bound on wrong names.
 
     A measured loss beyond it refuses where chance does not explain it, and leaves the verdict open where it might. A
     smaller measured loss whose interval reaches beyond it is named and does not stop the release: small strata always
@@ -250,6 +309,7 @@ def _strata(candidate: Strata, live: Strata) -> Finding:
     unclear: list[str] = []
     noted: list[str] = []
     unjudged: list[str] = []
+    named = _strata_named(candidate, live, bound)
     judged = 0
     for stratum, value in sorted({(s, v) for side in (candidate, live) for s, values in side.items() for v in values}):
         label = f"{stratum} {value}"
@@ -266,6 +326,7 @@ def _strata(candidate: Strata, live: Strata) -> Finding:
     sentences = [f"{judged} strata judged by mAP, which may lose {100 * MAX_STRATUM_LOSS:.0f} points in none."]
     for label, items in (
         ("Broken", broken),
+        (f"Unknown animals named above the bound {100 * bound:.1f} %, not so by the live release", named),
         ("Lost more, perhaps by chance", unclear),
         ("Could have lost more, though measured within it", noted),
         (f"Not judged, fewer than {FEWEST_IN_STRATUM} individuals", unjudged),
@@ -273,4 +334,21 @@ def _strata(candidate: Strata, live: Strata) -> Finding:
         if items:
             more = f" and {len(items) - 6} more" if len(items) > 6 else ""
             sentences.append(f"{label}: {', '.join(items[:6])}{more}.")
-    return Finding("strata", False if broken else None if unclear or not judged else True, " ".join(sentences))
+    return Finding("strata", False if broken or named else None if unclear or not judged else True, " ".join(sentences))
+
+
+def _strata_named(candidate: Strata, live: Strata, bound: float) -> list[str]:
+    """Strata in which unknown animals are surely named more often than the bound allows, and not by the live release.
+
+    A bound on all of them says little of a stratum with few searches.
+    """
+    broken = []
+    for stratum, value in sorted((stratum, value) for stratum, values in candidate.items() for value in values):
+        ours, theirs = (side.get(stratum, {}).get(value, {}).get("fpir") for side in (candidate, live))
+        if ours is None or ours.taking_part < FEWEST_IN_STRATUM:
+            continue
+        rate = estimate(ours, level=2 * CONFIDENCE - 1)
+        before = estimate(theirs, level=2 * CONFIDENCE - 1) if theirs is not None and theirs.n else None
+        if rate.low > bound and not (before is not None and before.low > bound):
+            broken.append(f"{stratum} {value} {100 * rate.value:.1f} %")
+    return broken

@@ -88,6 +88,36 @@ def fpir_at(searches: Searches, threshold: float | Floats) -> Estimate:
     return Estimate(value, low, high, int(total), individuals)
 
 
+def fpir_of_individuals(searches: Searches, threshold: float | Floats) -> Estimate:
+    """FPIR at a threshold, every individual counting once: the mean over individuals of the share of its searches.
+
+    It is the rate for an animal that comes once, where animals seen often are easier, or harder, than others. The
+    interval is Clopper-Pearson on the effective number of individuals (Korn and Graubard 1998); false positives that
+    share an individual in either role are dependent, as in `fpir_at`.
+
+    Args:
+        threshold: one, or one a search; (S,).
+    """
+    events, trials = _false_positives(searches, threshold)
+    of_each, searched = _by_individual(searches, events, trials)
+    took_part = searched > 0
+    individuals = int(np.count_nonzero(took_part))
+    if individuals == 0:
+        return Estimate(float("nan"), 0.0, 1.0, 0, 0)
+    shares = of_each[took_part] / searched[took_part]
+    value = float(shares.mean())
+    effective = float(individuals)
+    variance = float(shares.var(ddof=1)) / individuals if individuals > 1 else 0.0
+    if 0 < value < 1 and variance > 0:
+        alone, both = _spread(searches.individual[events], searches.best_nonmate_individual[events], searched)
+        dependence = both / alone if alone > 0 else 1.0
+        effective = min(value * (1 - value) / variance, float(searched.sum())) / dependence
+        if individuals > 2:
+            effective *= float((stats.norm.ppf(0.975) / stats.t.ppf(0.975, individuals - 1)) ** 2)
+    low, high = clopper_pearson(min(value * effective, effective), effective)
+    return Estimate(value, low, high, int(searched.sum()), individuals)
+
+
 def fnir_at(searches: Searches, threshold: float | Floats, rank: int = 1) -> Statistic:
     """FNIR at a threshold: share of mated searches whose mate is not among the top `rank` at or above it.
 

@@ -30,7 +30,8 @@ MEMORY = 200_000_000
 """Bytes that the impostor histograms may take."""
 
 SAMPLED = 512
-"""Query rows from which the bins are laid out where there are more than four times as many."""
+"""Query rows from which the coarse bins are laid out where there are more than four times as many; the
+range of the fine ones is that of all pairs."""
 
 Counts = NDArray[np.float32]
 
@@ -189,7 +190,7 @@ def collect(labelled: Labelled, block: Block, *, flank: str, leaky: bool) -> Pai
 def _layout(
     labelled: Labelled, block: Block, order: Ints, members: list[Ints], flank: str, leaky: bool
 ) -> tuple[Scale, Ints, Ints]:
-    """Fine and coarse bins, laid out by the scores of some query rows, and the groups of individuals."""
+    """Fine bins over the range of all pairs, coarse ones laid out by some query rows, and the groups of individuals."""
     n, individuals = len(labelled), labelled.individuals
     sample = order if n <= 4 * SAMPLED else order[np.linspace(0, n - 1, SAMPLED).astype(np.int64)]
     left_out = never_compared(labelled, flank)
@@ -206,14 +207,34 @@ def _layout(
             compared[position, own] = False
         impostor.append(scores[compared])
     true_scores, false_scores = np.concatenate(genuine), np.concatenate(impostor)
-    both = [part for part in (true_scores, false_scores) if len(part)]
-    low = min((float(part.min()) for part in both), default=-1.0)
-    high = max((float(part.max()) for part in both), default=1.0)
+    low, high = _range(labelled, block, order, members, flank, leaky)
     scale = Scale(low, max(high, low + 1e-6))
     columns = min(individuals, max(1, MEMORY // (4 * FEWEST_BINS * max(1, individuals))))
     bins = int(np.clip(MEMORY // (4 * max(1, individuals * columns)), FEWEST_BINS, MOST_BINS))
     starts = edges(_fine(true_scores, scale), _fine(false_scores, scale), bins)
     return scale, starts, np.arange(individuals, dtype=np.int64) * columns // max(1, individuals)
+
+
+def _range(
+    labelled: Labelled, block: Block, order: Ints, members: list[Ints], flank: str, leaky: bool
+) -> tuple[float, float]:
+    """Lowest and highest score of the pairs that are compared; -1 and 1 where there are none."""
+    left_out = never_compared(labelled, flank)
+    low, high = np.inf, -np.inf
+    for chunk in row_blocks(len(order)):
+        rows = order[chunk]
+        scores = block(rows)
+        barred = left_out(rows)
+        if barred is not None:
+            scores[barred] = np.nan
+        for part in _runs(labelled.individual[rows]):
+            own = members[int(labelled.individual[rows[part.start]])]
+            mine = scores[part][:, own]
+            mine[~mates(labelled, rows[part], own, leaky=leaky)] = np.nan
+            scores[part.start : part.stop, own] = mine
+        low = min(low, float(np.fmin.reduce(scores, axis=None, initial=np.inf)))
+        high = max(high, float(np.fmax.reduce(scores, axis=None, initial=-np.inf)))
+    return (low, high) if low <= high else (-1.0, 1.0)
 
 
 def _fine(scores: FloatArray, scale: Scale) -> Ints:

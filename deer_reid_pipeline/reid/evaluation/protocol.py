@@ -14,16 +14,23 @@ import numpy as np
 from deer_reid_pipeline.reid.evaluation.blocks import CROSS, SAME, Block, fused_blocks
 from deer_reid_pipeline.reid.evaluation.clustering import cluster
 from deer_reid_pipeline.reid.evaluation.decisions import Decided, decide_in_order
-from deer_reid_pipeline.reid.evaluation.estimates import Estimate, Floats, Statistic
+from deer_reid_pipeline.reid.evaluation.estimates import Estimate, Floats, Statistic, clustered_rate, ratio
 from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation, Raw
-from deer_reid_pipeline.reid.evaluation.identification import fnir_at, fnir_at_fpir, fpir_at
-from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled
+from deer_reid_pipeline.reid.evaluation.identification import (
+    fnir_at,
+    fnir_at_fpir,
+    fpir_at,
+    fpir_of_individuals,
+    fpir_statistic,
+)
+from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled, Mask
 from deer_reid_pipeline.reid.evaluation.reliability import reliability
 from deer_reid_pipeline.reid.evaluation.retrieval import Retrieval, retrieve
 from deer_reid_pipeline.reid.evaluation.searches import Searches, search
 from deer_reid_pipeline.reid.evaluation.stated import Stated, stated
 from deer_reid_pipeline.reid.evaluation.verification import verify
 from deer_reid_pipeline.reid.fitted import FittedPolicy
+from deer_reid_pipeline.reid.matching import MATCHED, NEW_INDIVIDUAL
 from deer_reid_pipeline.reid.similarity import FloatArray
 
 Progress = Callable[[str, int, int], None]
@@ -36,13 +43,20 @@ REMEMBERED = 560_000_000
 
 
 def evaluate(
-    labelled: Labelled, fitted: FittedPolicy, *, control: Labelled | None = None, progress: Progress | None = None
+    labelled: Labelled,
+    fitted: FittedPolicy,
+    *,
+    control: Labelled | None = None,
+    gallery_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Judge one recipe and its policies on labelled detections.
 
     Args:
         control: vectors of the background alone of some of these detections, under a recipe of their own; None where
             they were not made.
+        gallery_size: individuals of the real gallery, in which an unknown animal is searched for; those labelled
+            where not given.
         progress: is told the stage, how many stages are done, and how many there are.
 
     Raises:
@@ -79,7 +93,8 @@ def evaluate(
     return Evaluation(
         recipe_id=next(iter(labelled.vectors.values())).recipe_id,
         policies=fitted,
-        counts=_counts(labelled, searches),
+        counts=_counts(labelled, searches)
+        | ({} if gallery_size is None else {"known_individuals": max(gallery_size, labelled.individuals)}),
         statistics={
             **{name: retrieval.statistic(name) for name in ("rank1", "rank5", "map", "map_individual")},
             "roc_auc": verification.roc_auc,
@@ -88,6 +103,7 @@ def evaluate(
             "fnir_at_fpir_1": fnir_at_fpir(searches, 0.01),
             "fnir_at_fpir_5": fnir_at_fpir(searches, 0.05),
             "fnir": fnir_at(searches, _thresholds(searches, fitted)),
+            "named": _named(decided),
             "baks": decided.baks,
             "baus": decided.baus,
             "baks_baus": decided.baks_baus,
@@ -97,7 +113,7 @@ def evaluate(
             **_calibration(said, labelled.individuals),
         },
         rates=_rates(searches, decided, fitted),
-        strata=_strata(labelled, retrieval),
+        strata=_strata(labelled, retrieval, searches, _thresholds(searches, fitted)),
         leaky=leaky,
         cross_flank=cross_flank,
         control=background,
@@ -167,9 +183,30 @@ def _rates(searches: Searches, decided: Decided, fitted: FittedPolicy) -> dict[s
     first = searches.only(searches.first)
     return {
         "fpir": fpir_at(searches, _thresholds(searches, fitted)),
+        "fpir_individual": fpir_of_individuals(searches, _thresholds(searches, fitted)),
         "fpir_first": fpir_at(first, _thresholds(first, fitted)),
         "wrong_names": decided.wrong_names,
+        "opened_as_new": _opened_as_new(decided),
     }
+
+
+def _named(decided: Decided) -> Statistic:
+    """Share of the encounters of returning animals that the whole policy names rightly: margin and sex rule count."""
+    trials = decided.known_before & decided.comparable
+    return ratio(*_of_each(decided, trials & (decided.outcome == MATCHED) & decided.correct, trials))
+
+
+def _opened_as_new(decided: Decided) -> Estimate:
+    """Share of the encounters of returning animals that are called new."""
+    trials = decided.known_before & decided.comparable
+    called_new, met = _of_each(decided, trials & (decided.outcome == NEW_INDIVIDUAL), trials)
+    return clustered_rate(called_new.astype(np.int64), met.astype(np.int64))
+
+
+def _of_each(decided: Decided, events: Mask, trials: Mask) -> tuple[Floats, Floats]:
+    """Events and trials of each individual; each (G,)."""
+    one, other = (np.bincount(decided.individual[kind], minlength=decided.individuals) for kind in (events, trials))
+    return one.astype(np.float64), other.astype(np.float64)
 
 
 def _calibration(said: Stated, individuals: int) -> dict[str, Statistic]:
@@ -177,18 +214,46 @@ def _calibration(said: Stated, individuals: int) -> dict[str, Statistic]:
     if not said.any:
         return {}
     found = reliability(said.probability, said.right, said.individual, individuals)
-    return {"calibration_error": found.calibration_error, "brier": found.brier}
+    return {
+        "calibration_error": found.calibration_error,
+        "brier": found.brier,
+        "brier_gain": _brier_gain(said, found.brier, individuals),
+    }
 
 
-def _strata(labelled: Labelled, retrieval: Retrieval) -> dict[str, dict[str, dict[str, Statistic]]]:
-    """Ranking of the queries of each stratum, in the whole gallery; strata of one value say nothing."""
+def _brier_gain(said: Stated, brier: Statistic, individuals: int) -> Statistic:
+    """p (1 - p), the Brier score of always stating the base rate p, less that of what was stated."""
+    trials = np.isfinite(said.probability)
+    of_each = np.bincount(said.individual[trials], minlength=individuals).astype(np.float64)
+    came_true = np.bincount(said.individual[trials & said.right], minlength=individuals).astype(np.float64)
+    base_rate = ratio(came_true, of_each)
+
+    def of(weights: Floats) -> Floats:
+        p = base_rate.of(weights)
+        return p * (1 - p) - brier.of(weights)
+
+    return Statistic(of, individuals, base_rate.n, base_rate.taking_part, -1.0, 0.25)
+
+
+def _strata(
+    labelled: Labelled, retrieval: Retrieval, searches: Searches, thresholds: Floats
+) -> dict[str, dict[str, dict[str, Statistic]]]:
+    """Ranking and FPIR of each stratum, in the whole gallery; strata of one value say nothing.
+
+    A search is of the stratum of its first picture.
+    """
     found: dict[str, dict[str, dict[str, Statistic]]] = {}
     for name, column in labelled.strata.items():
-        values = np.array(column, dtype=object)[retrieval.row]
+        column_of = np.array(column, dtype=object)
+        values = column_of[retrieval.row]
+        searched = column_of[np.array([rows[0] for rows in searches.rows], dtype=np.int64)]
         known = sorted({str(value) for value in values.tolist() if value})
         if len(known) > 1:
             found[name] = {
-                value: {metric: retrieval.statistic(metric, values == value) for metric in STRATUM_METRICS}
+                value: {
+                    **{metric: retrieval.statistic(metric, values == value) for metric in STRATUM_METRICS},
+                    "fpir": fpir_statistic(searches.only(searched == value), thresholds[searched == value]),
+                }
                 for value in known
             }
     return found

@@ -11,8 +11,6 @@ from deer_reid_pipeline.reid.evaluation.estimates import Estimate, Floats, Stati
 from deer_reid_pipeline.reid.evaluation.labelled import Ints, Mask
 
 BINS = 10
-SUREST = 1e-6
-"""Probabilities are kept this far from 0 and 1 by the log loss, which would otherwise be infinite for one surprise."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,14 @@ class Reliability:
         stated: sum of the probabilities in each bin; (G, B).
         came_true: how often it came true; (G, B).
         trials: (G, B).
-        brier, log_loss: scores of the single probabilities, 0 is best (Brier 1950; Good 1952). Both are proper: no
-            one gains by stating another probability than the own belief.
+        brier: score of the single probabilities, 0 is best (Brier 1950). It is proper: no one gains by stating another
+            probability than the own belief.
     """
 
     stated: Floats
     came_true: Floats
     trials: Floats
     brier: Statistic
-    log_loss: Statistic
 
     @property
     def calibration_error(self) -> Statistic:
@@ -89,14 +86,11 @@ def reliability(
         return _sums(who * count + place, values, individuals * count).reshape(individuals, count)
 
     trials = np.bincount(who, minlength=individuals).astype(np.float64)
-    held = np.clip(stated, SUREST, 1 - SUREST)
-    surprise = -np.where(true > 0, np.log(held), np.log1p(-held))
     return Reliability(
         stated=total(stated),
         came_true=total(true),
         trials=total(np.ones(len(stated))),
         brier=ratio(_sums(who, (stated - true) ** 2, individuals), trials),
-        log_loss=ratio(_sums(who, surprise, individuals), trials, 0.0, -float(np.log(SUREST))),
     )
 
 

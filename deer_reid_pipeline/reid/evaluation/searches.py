@@ -34,7 +34,9 @@ class Searches:
 
     Attributes:
         encounter, individual, fold: of each search; int64 (S,).
-        first: nothing was known of the individual before, burst neighbours apart; bool (S,).
+        first: nothing at all was known of the individual before; bool (S,).
+        only_burst: nothing but burst neighbours was known of it: the search is neither a first nor a returning one, but
+            still a non-mated one with its own individual taken out; bool (S,).
         scores: similarity to every individual by code, float32 (S, G): to its own one by what was known of it
             before (burst neighbours left out), to all others by all that is known of them. NaN where nothing shows
             a comparable flank.
@@ -52,6 +54,7 @@ class Searches:
     individual: Ints
     fold: Ints
     first: NDArray[np.bool_]
+    only_burst: NDArray[np.bool_]
     scores: NDArray[np.float32]
     mate_score: Floats
     best_nonmate: Floats
@@ -89,6 +92,7 @@ class Searches:
             self.individual[index],
             self.fold[index],
             self.first[index],
+            self.only_burst[index],
             self.scores[index],
             self.mate_score[index],
             self.best_nonmate[index],
@@ -104,10 +108,10 @@ class Searches:
 def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
     """Search every encounter in the gallery, scored as `matching.score_individuals` scores.
 
-    The score of an individual is the mean, over the crops that have one, of the highest fused similarity to a
-    comparable exemplar; opposite flanks are not compared. With `gallery="profile"` it is the similarity to the mean
-    direction of the individual's pictures, whatever their flank. Each search is scored by the policy that was fitted
-    without its individual.
+    The score of an individual is the mean, over the crops that have one, of the highest fused similarity (under a
+    calibrated fusion a probability) to a comparable exemplar; opposite flanks are not compared. With
+    `gallery="profile"` it is the similarity to the mean direction of the individual's pictures, whatever their flank.
+    Each search is scored by the policy that was fitted without its individual.
 
     Raises:
         RecipeMismatchError: vectors come from different recipes.
@@ -124,7 +128,8 @@ def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
         encounter=units.encounter,
         individual=units.individual,
         fold=comparison.fold_of_individual[units.individual],
-        first=standing.before[units.sighting] == NOBODY,
+        first=((standing.before == NOBODY) & ~standing.only_burst)[units.sighting],
+        only_burst=standing.only_burst[units.sighting],
         rows=units.rows,
         gallery_size=max(int(np.count_nonzero(standing.final != NOBODY)) - 1, 0),
     )
@@ -139,8 +144,13 @@ def searches_of(
     first: NDArray[np.bool_],
     rows: tuple[Ints, ...],
     gallery_size: int,
+    only_burst: NDArray[np.bool_] | None = None,
 ) -> Searches:
-    """Searches from their similarities to every individual; see `Searches` for the arguments."""
+    """Searches from their similarities to every individual; see `Searches` for the arguments.
+
+    Args:
+        only_burst: none of them where not given.
+    """
     at = np.arange(len(scores))
     mate = scores[at, individual].astype(np.float64)
     others = np.where(np.isnan(scores), -np.inf, scores)
@@ -155,6 +165,7 @@ def searches_of(
         individual=individual,
         fold=fold,
         first=first,
+        only_burst=np.zeros(len(scores), dtype=bool) if only_burst is None else only_burst,
         scores=scores,
         mate_score=mate,
         best_nonmate=best,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled
+from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled, Mask
 from deer_reid_pipeline.reid.exemplars import choose_exemplars, mean_direction
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.matching import flank_signs, fused_similarity
@@ -98,6 +98,7 @@ class Standing:
         before: of each sighting (`Units.sighting`), the version of its own individual from earlier encounters that
             are no burst neighbours; NOBODY where there is none.
         after: of each sighting, the version of its individual once it is known too.
+        only_burst: of each sighting, its own individual was seen before, but only in burst neighbours; bool.
     """
 
     vectors: Mapping[str, VectorSet]
@@ -106,6 +107,7 @@ class Standing:
     final: Ints
     before: Ints
     after: Ints
+    only_burst: Mask
 
     def rows_of(self, versions: Sequence[int]) -> Ints:
         """The rows of these versions, in their order."""
@@ -144,7 +146,7 @@ class _Bank:
             self._versions.append(rows[chosen])
         return len(self._versions) - 1
 
-    def standing(self, final: Ints, before: Ints, after: Ints) -> Standing:
+    def standing(self, final: Ints, before: Ints, after: Ints, only_burst: Mask) -> Standing:
         vectors: Mapping[str, VectorSet] = self._labelled.vectors
         flanks = flank_signs(self._labelled.viewpoints)
         if self._profile:
@@ -155,7 +157,7 @@ class _Bank:
                 for branch, item in self._labelled.vectors.items()
             }
             flanks = np.zeros(len(self._versions), dtype=np.int8)
-        return Standing(vectors, flanks, tuple(self._versions), final, before, after)
+        return Standing(vectors, flanks, tuple(self._versions), final, before, after, only_burst)
 
 
 def standing_over_time(labelled: Labelled, units: Units, gallery: str) -> Standing:
@@ -174,16 +176,18 @@ def standing_over_time(labelled: Labelled, units: Units, gallery: str) -> Standi
     final = np.full(labelled.individuals, NOBODY, dtype=np.int64)
     before = np.full(sightings, NOBODY, dtype=np.int64)
     after = np.full(sightings, NOBODY, dtype=np.int64)
+    only_burst = np.zeros(sightings, dtype=bool)
     known: dict[int, Ints] = {}
     for sighting, individual in enumerate(owner.tolist()):
         rows = np.concatenate(rows_of[sighting])
         earlier = known.get(individual, rows[:0])
         apart = earlier[~np.isin(labelled.burst[earlier], labelled.burst[rows])]
+        only_burst[sighting] = len(earlier) > 0 and not len(apart)
         if len(apart):
             before[sighting] = final[individual] if len(apart) == len(earlier) else bank.add(apart)
         known[individual] = np.concatenate([earlier, rows])
         after[sighting] = final[individual] = bank.add(known[individual])
-    return bank.standing(final, before, after)
+    return bank.standing(final, before, after, only_burst)
 
 
 def standing_by_unit(labelled: Labelled, units: Units, gallery: str) -> Standing:
@@ -192,7 +196,7 @@ def standing_by_unit(labelled: Labelled, units: Units, gallery: str) -> Standing
     for rows in units.rows:
         bank.add(rows)
     nothing = np.zeros(0, dtype=np.int64)
-    return bank.standing(nothing, nothing, nothing)
+    return bank.standing(nothing, nothing, nothing, np.zeros(0, dtype=bool))
 
 
 class Comparison:

@@ -22,7 +22,8 @@ class Stated:
     """Probabilities of searches.
 
     Attributes:
-        probability: stated for the best candidate, 0 to 1; NaN where the policy has no odds or there is no candidate.
+        probability: stated for the best candidate, 0 to 1; NaN where the policy has no odds, there is no candidate, or
+            only burst neighbours are known of the animal.
         right: the best candidate is the animal.
         individual: true individual.
     """
@@ -40,11 +41,14 @@ class Stated:
 def stated(searches: Searches, fitted: FittedPolicy) -> Stated:
     """The probability of the best candidate of every search, by the policy fitted without its individual.
 
-    An animal that was not met before is searched for in a gallery that does not have it.
+    An animal that was not met before is searched for in a gallery that does not have it. One that is known only by
+    burst neighbours is neither new nor known, and nothing is stated of it.
     """
     probability = np.full(len(searches), np.nan)
     right = np.zeros(len(searches), dtype=bool)
     for place, fold in enumerate(searches.fold.tolist()):
+        if searches.only_burst[place]:
+            continue
         odds = fitted.judging(fold).odds
         own = int(searches.individual[place])
         scores = searches.scores[place].astype(np.float64)

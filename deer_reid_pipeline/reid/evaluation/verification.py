@@ -147,31 +147,6 @@ class Verification:
             lambda genuine, _: 1 - self._genuine.survival(genuine, np.full(len(genuine), place)), True, False
         )
 
-    def tpr_at_fpr(self, fpr: float) -> Statistic:
-        """Share of genuine pairs accepted (1 - FNMR) where this share of impostor pairs is, interpolating the ROC.
-
-        The threshold is set anew in every draw.
-
-        Raises:
-            ValueError: fpr is not within 0 and 1.
-        """
-        if not 0 <= fpr <= 1:
-            raise ValueError(f"a false match rate lies between 0 and 1, not {fpr}")
-
-        def of(genuine: Floats, impostor: Floats) -> Floats:
-            def rate(place: Ints) -> Floats:
-                return self._impostor.survival(impostor, place)
-
-            place = _first_not_above(rate, np.full(len(genuine), fpr))
-            before = np.maximum(place - 1, 0)
-            fmr, fmr_before = rate(place), rate(before)
-            part = np.divide(fpr - fmr, fmr_before - fmr, out=np.zeros(len(fmr)), where=fmr_before > fmr)
-            tpr, tpr_before = self._genuine.survival(genuine, place), self._genuine.survival(genuine, before)
-            value: Floats = tpr + part * (tpr_before - tpr) + 0 * fmr  # no impostor, no rate
-            return value
-
-        return self._statistic(of, True, True)
-
     def curve(self, points: int = 512) -> tuple[Floats, Floats, Floats]:
         """Thresholds, ascending, with FMR and FNMR at each; about `points` of them, close where the rates change.
 

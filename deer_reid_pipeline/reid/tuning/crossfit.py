@@ -107,8 +107,9 @@ def _fit(labelled: Labelled, base: MatchPolicy, bound: float, folds: int, size: 
         _on_new(new_below, bound, searches, policy),
     ]
     if mates >= FEWEST_FOR_ODDS:
-        mate = np.where(searches.first, -1, searches.individual)
-        odds = fit_odds(searches.scores.astype(np.float64), mate, searches.individual, scale=policy.scale)
+        met = searches.only(~searches.only_burst)  # what is known only by burst neighbours is neither new nor known
+        mate = np.where(met.first, -1, met.individual)
+        odds = fit_odds(met.scores.astype(np.float64), mate, met.individual, scale=policy.scale)
         policy = policy.model_copy(update={"odds": odds})
     else:
         reasons.append(f"No probabilities: they need {FEWEST_FOR_ODDS} returning individuals, there are {mates}.")

@@ -23,11 +23,12 @@ def best_scores(searches: Searches) -> Floats:
 
 
 def mostly_right_from(searches: Searches, threshold: float, wrong: float) -> float | None:
-    """The lowest threshold, at or above the given one, from which nearly all names are right.
+    """The lowest threshold, at or above the given one, from which all but a share of `wrong` of the names are right.
 
     A bound on unknown animals bounds how often a stranger is named, and not how many of the names are strangers: where
     hardly any returning animal is recognised, nearly all are. Every search counts as it came, a first encounter as a
-    wrong name. The share must be at most `wrong` even if one more name were wrong, so that a handful shows nothing.
+    wrong name; one of an animal that is known only by burst neighbours is neither right nor wrong, and is left out. The
+    share must be at most `wrong` even if one more name were wrong, so that a handful shows nothing.
 
     Args:
         wrong: share of the names that may be wrong, 0 to 1.
@@ -36,7 +37,7 @@ def mostly_right_from(searches: Searches, threshold: float, wrong: float) -> flo
         None where there is no such threshold.
     """
     best = best_scores(searches)
-    named = np.flatnonzero(best >= threshold)
+    named = np.flatnonzero((best >= threshold) & ~searches.only_burst)
     order = named[np.argsort(-best[named], kind="stable")]
     scores = best[order]
     right = searches.mated[order] & (searches.mate_rank[order] == 1)

@@ -6,7 +6,7 @@ Pair rates say little about identification (a false positive rate of 5 % of pair
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,32 +75,24 @@ def first_weights(base: MatchPolicy, branches: Sequence[str], step: float = STEP
     return sorted({round(index / steps, 4) for index in range(1, steps)} | {round(live, 4)})
 
 
-def weight_grid(
-    labelled: Labelled, base: MatchPolicy, *, step: float = STEP, progress: Callable[[int, int], None] | None = None
-) -> tuple[GridRow, ...]:
+def weight_grid(labelled: Labelled, base: MatchPolicy, *, step: float = STEP) -> tuple[GridRow, ...]:
     """The table, of pairs of one flank and of different encounters; empty unless the policy fuses two branches.
 
     Of more than about 2,500 detections that many are taken, spread over individuals and encounters. Intervals are
     bootstraps over individuals.
-
-    Args:
-        progress: called with rows done and rows in all.
     """
     branches = tuple(branch for branch, weight in base.weights.items() if weight)
     if len(branches) != 2:
         return ()
     sample = Sample(thinned(labelled), branches)
     nobody = np.zeros(len(sample.labelled), dtype=np.int64)
-    firsts = first_weights(base, branches, step)
     rows = []
-    for done, first in enumerate(firsts, start=1):
+    for first in first_weights(base, branches, step):
         policy = with_weights(base, branches, first)
         verification = verify(sample.labelled, sample.block([policy], nobody))
         if not verification.genuine_pairs or not verification.impostor_pairs:
             return ()
         rows.append(_row(policy.weights, verification, first in OWNER_WEIGHTS))
-        if progress is not None:
-            progress(done, len(firsts))
     return tuple(rows)
 
 

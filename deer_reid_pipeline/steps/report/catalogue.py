@@ -44,10 +44,29 @@ MEANINGS: dict[str, Meaning] = {
         "return a candidate at or above the threshold. The own individual is taken out of the gallery.",
         more_is_better=False,
     ),
+    "fpir_individual": Meaning(
+        "Strangers given a name, every animal counting once",
+        "The same, so that animals seen often do not decide it.",
+        "Mean over individuals of the FPIR of their searches.",
+        more_is_better=False,
+    ),
     "fpir_first": Meaning(
         "New animals given a name",
         "The first time an animal is ever seen, it is taken for a known one this often.",
         "FPIR over first encounters in time order, against what was known by then.",
+        more_is_better=False,
+    ),
+    "named": Meaning(
+        "Returning animals named right",
+        "An animal that is known is given its own name this often, by all rules of the release together.",
+        "Encounters in time order against the true identities known before; right matches over those that could be "
+        "compared with their own animal.",
+    ),
+    "opened_as_new": Meaning(
+        "Returning animals opened as new",
+        "An animal that is known is called a new one this often, and then counted twice.",
+        "Encounters in time order against the true identities known before; new individuals over those that could be "
+        "compared with their own animal.",
         more_is_better=False,
     ),
     "fnir": Meaning(
@@ -157,13 +176,34 @@ MEANINGS: dict[str, Meaning] = {
         more_is_better=False,
         unit=NUMBER,
     ),
+    "brier_gain": Meaning(
+        "What the probabilities say beyond the base rate",
+        "0 where they say no more than how often the first candidate is right on the whole; more is better.",
+        "p (1 - p) less the Brier score, with p the share of best candidates that are right.",
+        unit=NUMBER,
+        chance=0.0,
+        scale=(-0.25, 0.25),
+    ),
 }
 
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "When it gives a name",
         "Encounters decided in the order in which they happened.",
-        ("wrong_names", "fpir", "fpir_first", "fnir", "fnir_at_fpir_5", "fnir_at_fpir_1", "baks", "baus", "baks_baus"),
+        (
+            "wrong_names",
+            "fpir",
+            "fpir_individual",
+            "fpir_first",
+            "named",
+            "opened_as_new",
+            "fnir",
+            "fnir_at_fpir_5",
+            "fnir_at_fpir_1",
+            "baks",
+            "baus",
+            "baks_baus",
+        ),
     ),
     (
         "When it ranks candidates for a person",
@@ -179,7 +219,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Its probabilities",
         "Whether a stated 80 % is right 80 times in 100.",
-        ("calibration_error", "brier"),
+        ("calibration_error", "brier", "brier_gain"),
     ),
 )
 """Heading, what the group is about, and its figures."""

@@ -19,20 +19,26 @@ FINDING_TITLES = {
     "better_than_chance": "Better than chance",
     "names_returning_animals": "Returning animals named",
     "keeps_animals_apart": "Animals kept apart",
+    "keeps_animals_together": "Animals kept together",
     "background_control": "Background alone",
+    "judged_as_used": "Used as judged",
+    "labels_from_reviews": "Labels from reviews",
     "improvement": "Improvement",
     "names_are_right": "Names are right",
     "probabilities": "Stated probabilities",
     "ranking_kept": "Ranking kept",
+    "names_kept": "Right names kept",
     "naming_kept": "Naming kept",
     "strata": "No part gets worse",
     "same_data": "Same data",
+    "same_bound": "Same bound",
 }
 
 _NO = {
     "background_control": "No. It recognises places rather than animals.",
     "false_positive_bound": "No. Too many strangers are given the name of a known animal.",
     "keeps_animals_apart": "No. It puts different animals together.",
+    "keeps_animals_together": "No. It opens too many returning animals as new, and counts them twice.",
     "better_than_chance": "No. It does not recognise animals better than a guess would.",
     "names_returning_animals": "No names to rely on: it hardly names any. Use its shortlists, and decide yourself.",
 }

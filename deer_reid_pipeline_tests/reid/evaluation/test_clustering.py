@@ -27,6 +27,7 @@ def decided(
         said=named,
         best=named,
         known_before=np.ones(count, dtype=bool),
+        only_burst=np.zeros(count, dtype=bool),
         comparable=np.ones(count, dtype=bool),
         score=np.zeros(count),
         probability=np.full(count, np.nan),

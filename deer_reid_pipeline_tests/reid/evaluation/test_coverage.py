@@ -132,7 +132,7 @@ def test_statistics_of_pairs_hold_the_truth_too(individuals: int, record_propert
         "d_prime": apart / np.sqrt((genuine**2 + impostor**2) / 2),
         "fmr": stats.norm.sf(0.12 / impostor),
         "mean_genuine": apart,
-        "tpr_at_fpr": stats.norm.sf((stats.norm.isf(0.05) * impostor - apart) / genuine),
+        "eer": stats.norm.sf(apart / (genuine + impostor)),
     }
     rng = np.random.default_rng(2026)
     held = dict.fromkeys(truths, 0)
@@ -146,7 +146,7 @@ def test_statistics_of_pairs_hold_the_truth_too(individuals: int, record_propert
             "d_prime": result.d_prime,
             "fmr": result.fmr_at(0.12),
             "mean_genuine": result.mean_genuine,
-            "tpr_at_fpr": result.tpr_at_fpr(0.05),
+            "eer": result.eer,
         }
         for name, statistic in statistics.items():
             figure = estimate(statistic, draws=500)

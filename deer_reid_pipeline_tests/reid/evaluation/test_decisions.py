@@ -173,10 +173,22 @@ def test_burst_neighbours_never_name_each_other() -> None:
     data = pictured([(0, 0, 0), (0, 1, 0), (0, 2, 0)], burst=[0, 0, 1])
     told = decide_in_order(data, CUT, truth=True)
     assert told.known_before.tolist() == [False, False, True]
+    assert told.only_burst.tolist() == [False, True, False]
     assert told.outcome.tolist() == [NEW_INDIVIDUAL, NEW_INDIVIDUAL, MATCHED]
     own = decide_in_order(data, CUT, truth=False)
     assert own.said.tolist() == [0, 0, 0]
     assert own.made == 1
+    assert own.only_burst.tolist() == [False, True, False]
+
+
+def test_burst_neighbours_of_a_first_encounter_are_no_trials() -> None:
+    # Deer 1 is new in encounter 1; its neighbours in encounters 2 and 3 look like deer 0 and get its name.
+    data = pictured([(0, 0, 0), (1, 1, 90), (1, 2, 5), (1, 3, 5), (0, 4, -3)], burst=[0, 1, 1, 1, 2])
+    found = decide_in_order(data, CUT, truth=True)
+    assert found.outcome.tolist() == [NEW_INDIVIDUAL, NEW_INDIVIDUAL, MATCHED, MATCHED, MATCHED]
+    assert (found.baus.n, found.baus.value) == (2, 1.0)
+    assert (found.baks.n, found.baks.value) == (1, 1.0)
+    assert (found.wrong_names.n, found.wrong_names.value) == (1, 0.0)
 
 
 def test_pictures_of_one_encounter_never_name_each_other() -> None:
@@ -219,6 +231,7 @@ def test_the_order_of_rows_changes_nothing(seed: int, truth: bool) -> None:
         "said",
         "best",
         "known_before",
+        "only_burst",
         "comparable",
         "correct",
         "claim",

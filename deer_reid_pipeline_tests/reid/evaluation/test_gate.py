@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.matching import MatchPolicy
 
 ANIMALS = 100
+POLICY = MatchPolicy(threshold=0.9, new_below=0.1)
 
 
 def around(mean: float, individuals: int = ANIMALS, spread: float = 0.1, seed: int = 0) -> np.ndarray:
@@ -54,23 +56,32 @@ def evaluation(
     control: float | None = 0.52,
     counts: Mapping[str, int] | None = None,
     made: int = ANIMALS,
+    rates: Mapping[str, Estimate] | None = None,
+    policies: FittedPolicy | None = None,
     **more: Statistic,
 ) -> Evaluation:
     ranking = around(0.5, individuals) if ranking is None else ranking
+    fnir = fnir or share(0.4, individuals)
     ordinary = {"flank": {"left": {"map": mean_of_individuals(ranking)}}}
     return Evaluation(
         recipe_id=recipe,
-        policies=FittedPolicy(policy=MatchPolicy(threshold=0.9, new_below=0.1)),
+        policies=policies or FittedPolicy(policy=POLICY),
         counts={"individuals": individuals, "encounters": 300, "detections": 1000, **(counts or {})},
         statistics={
             "map": mean_of_individuals(ranking),
             "rank1": share(0.5, individuals),
             "roc_auc": mean_of_individuals(around(0.9, individuals, 0.05)),
-            "fnir": fnir or share(0.4, individuals),
+            "fnir": fnir,
+            "named": replace(fnir, of=lambda weights: 1 - fnir.of(weights)),
             "pair_precision": mean_of_individuals(around(0.97, individuals, 0.01)),
             **more,
         },
-        rates={"fpir": fpir or rate(0, individuals), "wrong_names": wrong_names or rate(0, 100)},
+        rates={
+            "fpir": fpir or rate(0, individuals),
+            "wrong_names": wrong_names or rate(0, 100),
+            "opened_as_new": rate(0, individuals),
+            **(rates or {}),
+        },
         strata=ordinary if strata is None else strata,
         control=None if control is None else {"roc_auc": mean_of_individuals(around(control, individuals, 0.05))},
         made=made,
@@ -341,6 +352,128 @@ def test_twenty_animals_are_inconclusive_however_good_the_candidate() -> None:
     assert verdict.verdict == INCONCLUSIVE
     assert f"needs {FEWEST_RETURNING} individuals seen twice or more, has 20" in text(verdict, "improvement")
     assert judge_live(candidate).verdict == INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("opened", "before", "live_ok", "candidate_ok"),
+    [
+        (rate(0, 100), rate(0, 100), True, True),
+        (rate(4, 100), rate(0, 100), None, True),  # within the bound, though not shown
+        (rate(30, 100), rate(0, 100), False, False),
+        (rate(30, 100), rate(40, 100), False, True),  # no worse than what is live
+        (rate(6, 100), rate(0, 100), None, None),
+    ],
+)
+def test_returning_animals_may_not_be_opened_as_new(
+    opened: Estimate, before: Estimate, live_ok: bool | None, candidate_ok: bool | None
+) -> None:
+    candidate, live = evaluation(rates={"opened_as_new": opened}), evaluation(rates={"opened_as_new": before})
+
+    assert found(judge_live(candidate), "keeps_animals_together") is live_ok
+    assert found(judge_candidate(candidate, live), "keeps_animals_together") is candidate_ok
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ok"), [(0.5, 0.97, False), (0.5, 0.4, True), (0.5, 0.5, True), (0.97, 0.99, True)]
+)
+def test_a_candidate_may_not_merge_more_animals(ours: float, theirs: float, ok: bool | None) -> None:
+    candidate, live = (
+        evaluation(pair_precision=mean_of_individuals(around(value, spread=0.01))) for value in (ours, theirs)
+    )
+
+    assert found(judge_candidate(candidate, live), "keeps_animals_apart") is ok
+
+
+@pytest.mark.parametrize(
+    ("rates", "ok", "words"),
+    [
+        ({"fpir_individual": rate(30, 100)}, False, "each individual counting once"),
+        ({"fpir_individual": rate(4, 100)}, None, "each individual counting once"),
+        ({"fpir_individual": rate(0, 100)}, True, "in 0.0 % of searches"),
+        ({"fpir_first": rate(30, 100)}, False, "for the first time"),
+        ({"fpir_first": rate(4, 100)}, True, "in 0.0 % of searches"),
+    ],
+)
+def test_the_worst_rate_of_wrong_names_counts(rates: Mapping[str, Estimate], ok: bool | None, words: str) -> None:
+    verdict = judge_live(evaluation(fpir=rate(0, 100), rates=rates))
+
+    assert found(verdict, "false_positive_bound") is ok
+    assert words in text(verdict, "false_positive_bound")
+
+
+def test_the_bound_is_that_of_the_real_gallery() -> None:
+    small, large = {"gallery_size": 99, "known_individuals": 99}, {"gallery_size": 99, "known_individuals": 1000}
+
+    assert found(judge_live(evaluation(counts=small)), "false_positive_bound") is True
+    verdict = judge_live(evaluation(counts=large))
+    assert found(verdict, "false_positive_bound") is None
+    assert "a gallery of 99 of the 1000 known ones" in text(verdict, "false_positive_bound")
+    needed = int(text(verdict, "false_positive_bound").split("needs ")[1].split()[0])
+    assert ANIMALS < needed < 1000
+    for individuals, ok in ((needed, True), (needed - 1, None)):
+        enough = {"gallery_size": individuals - 1, "known_individuals": 1000}
+        shown = judge_live(evaluation(fpir=rate(0, individuals), counts=enough))
+        assert found(shown, "false_positive_bound") is ok
+
+
+def test_a_candidate_does_not_choose_its_bound() -> None:
+    bold = evaluation(policies=FittedPolicy(policy=POLICY.model_copy(update={"false_positive_bound": 0.3})))
+    careful = evaluation(policies=FittedPolicy(policy=POLICY.model_copy(update={"false_positive_bound": 0.01})))
+
+    assert found(judge_candidate(bold, evaluation(), 0.05), "same_bound") is None
+    assert "a person must decide" in text(judge_candidate(bold, evaluation(), 0.05), "same_bound")
+    assert all(finding.name != "same_bound" for finding in judge_candidate(careful, evaluation(), 0.05).findings)
+
+
+@pytest.mark.parametrize(
+    ("used", "judging", "open_"),
+    [
+        ({"threshold": -1.0, "new_below": -1.0}, [{"threshold": 0.55}] * 5, True),
+        ({"threshold": 0.52}, [{"threshold": 0.55}, {"threshold": 0.6}], False),
+        ({"new_below": 0.9}, [{}] * 5, True),
+        ({"threshold": 0.545}, [{"threshold": 0.55}] * 5, False),
+    ],
+)
+def test_what_is_used_may_not_be_bolder_than_what_was_judged(
+    used: dict[str, float], judging: list[dict[str, float]], open_: bool
+) -> None:
+    folds = tuple(POLICY.model_copy(update=item) for item in judging)
+    policies = FittedPolicy(policy=POLICY.model_copy(update=used), without=folds)
+
+    for verdict in (
+        judge_live(evaluation(policies=policies)),
+        judge_candidate(evaluation(policies=policies), evaluation()),
+    ):
+        assert [f.ok for f in verdict.findings if f.name == "judged_as_used"] == ([None] if open_ else [])
+
+
+def test_judging_policies_differ_in_what_was_fitted_only() -> None:
+    FittedPolicy(policy=POLICY, without=(POLICY.model_copy(update={"threshold": 0.8, "new_below": 0.2}),))
+    for name, value in (("margin", 0.1), ("sex_rule", "off"), ("unit", "picture"), ("false_positive_bound", 0.2)):
+        with pytest.raises(ValueError, match=f"differs from the policy in use in {name}"):
+            FittedPolicy(policy=POLICY, without=(POLICY.model_copy(update={name: value}),))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ok"),
+    [(rate(10, 100), rate(0, 100), False), (rate(5, 100), rate(0, 1000), True), (rate(10, 100), rate(8, 100), True)],
+)
+def test_a_candidate_may_not_give_clearly_more_wrong_names(ours: Estimate, theirs: Estimate, ok: bool) -> None:
+    assert found(judge_candidate(evaluation(wrong_names=ours), evaluation(wrong_names=theirs)), "names_kept") is ok
+
+
+@pytest.mark.parametrize(("gain", "low", "promoted"), [(0.05, 0.01, True), (0.0, 0.01, False), (-0.01, 0.01, False)])
+def test_probabilities_are_worth_stating_where_they_say_more_than_the_base_rate(
+    gain: float, low: float, promoted: bool
+) -> None:
+    states = evaluation(
+        calibration_error=share(0.02), brier_gain=mean_of_individuals(around(gain, spread=low), -1.0, 0.25)
+    )
+
+    verdict = judge_candidate(states, evaluation())
+
+    assert found(verdict, "probabilities") is True
+    assert (found(verdict, "improvement") is True) is promoted
 
 
 def test_every_sentence_is_ascii_and_ends() -> None:

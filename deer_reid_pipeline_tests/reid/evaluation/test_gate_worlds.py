@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
+from deer_reid_pipeline.reid.calibrators import Platt
 from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation
 from deer_reid_pipeline.reid.evaluation.gate import FAIL, INCONCLUSIVE, PASS, Verdict, judge_candidate, judge_live
+from deer_reid_pipeline.reid.evaluation.identification import fpir_at
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.reid.evaluation.protocol import evaluate
+from deer_reid_pipeline.reid.evaluation.searches import search
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.matching import MatchPolicy
+from deer_reid_pipeline.reid.odds import Odds
 from deer_reid_pipeline.reid.similarity import FloatArray, unit
 from deer_reid_pipeline.reid.tuning import fit
 from deer_reid_pipeline_tests.reid.worlds import Herd, herd
@@ -118,6 +124,115 @@ def test_an_embedding_of_the_background_is_refused() -> None:
     assert found(verdict, "improvement") is True
     assert found(verdict, "background_control") is False
     assert verdict.verdict == FAIL
+
+
+def policy(**changes: Any) -> FittedPolicy:
+    return FittedPolicy(policy=MatchPolicy(**{"threshold": 0.55, "new_below": 0.0} | changes))
+
+
+def test_a_candidate_that_opens_returning_animals_as_new_is_refused() -> None:
+    world = herd(3, individuals=90, encounters=4)
+    control = background(world)
+    live = evaluate(world.labelled(world.vectors(1.6)), CAREFUL, control=control)
+    clean = world.labelled(world.vectors(0.9), "candidate")
+    kept, split = (evaluate(clean, policy(new_below=cut), control=control) for cut in (0.0, 0.55))
+
+    verdict = judge_candidate(split, live)
+
+    assert judge_candidate(kept, live).verdict == PASS
+    assert split.rates["opened_as_new"].value > 0.1
+    assert found(verdict, "keeps_animals_together") is False
+    assert (verdict.verdict, judge_live(split).verdict) == (FAIL, FAIL)
+
+
+def test_a_margin_that_names_nobody_is_seen() -> None:
+    world = herd(3, individuals=90, encounters=4)
+    control = background(world)
+    live = evaluate(world.labelled(world.vectors(0.9)), CAREFUL, control=control)
+    silent = evaluate(world.labelled(world.vectors(0.6), "candidate"), policy(margin=1.0), control=control)
+
+    assert silent.statistics["fnir"].value < 0.1
+    assert found(judge_live(silent), "names_returning_animals") is False
+    assert found(judge_candidate(silent, live), "naming_kept") is False
+
+
+def test_a_probability_that_is_always_the_base_rate_is_no_improvement() -> None:
+    world = herd(3, individuals=90, encounters=4)
+    control = background(world)
+    clean = world.labelled(world.vectors(1.2))
+    live = evaluate(clean, policy(threshold=0.6), control=control)
+    assert live.raw is not None
+    said = live.raw.searches
+    base_rate = float((said.mated & (said.mate_rank == 1)).mean())
+    constant = Odds(
+        likelihood=Platt(slope=0, intercept=0),
+        base_rate=0.5,
+        new=0.25,
+        best=Platt(scale="probability", slope=0, intercept=float(logit(base_rate))),
+    )
+
+    candidate = evaluate(clean, policy(threshold=0.6, odds=constant), control=control)
+
+    assert candidate.statistics["calibration_error"].value < 0.05
+    assert candidate.statistics["brier_gain"].value <= 1e-6
+    assert found(judge_candidate(candidate, live), "improvement") is not True
+
+
+def test_strangers_are_searched_for_in_the_real_herd() -> None:
+    """A threshold that holds among 120 labelled animals does not among the 1,000 that are known."""
+    world = herd(11, individuals=1000, encounters=3, size=32)
+    whole = world.labelled(world.vectors(0.8))
+    part = whole.of_individuals(np.arange(1000) < 120)
+    lax = policy(threshold=0.46)
+    among_all = search(whole, lax)
+
+    labelled, real = evaluate(part, lax), evaluate(part, lax, gallery_size=1000)
+
+    assert fpir_at(among_all, 0.46).value > 0.15
+    assert found(judge_live(labelled), "false_positive_bound") is True
+    assert found(judge_live(real), "false_positive_bound") is not True
+
+
+def test_animals_that_come_once_are_not_outvoted_by_those_that_come_often() -> None:
+    """Twenty animals that are met once look like ten that are met twice; sixty met 30 times are easy."""
+    often, twice, once = 60, 10, 20
+    rng = np.random.default_rng(1)
+    owner = np.r_[np.repeat(np.arange(often), 30), np.repeat(np.arange(often, often + twice), 2)]
+    owner = rng.permutation(np.r_[owner, np.arange(often + twice, often + twice + once)])
+    world, rows = herd(0, individuals=often + twice + once), len(owner)
+    truth = {}
+    for branch, own in world.truth.items():
+        alike = own[often + np.arange(once) % twice] + 0.5 * unit(rng.normal(size=(once, 64)).astype(np.float32))
+        truth[branch] = np.concatenate([own[: often + twice], unit(alike)])
+    noise = {b: unit(rng.normal(size=(rows, 64)).astype(np.float32)) for b in truth}
+    made = Herd(owner, np.arange(rows), truth, noise)
+
+    judged = evaluate(made.labelled(made.vectors(0.7)), CAREFUL)
+    finding = judge_live(judged).findings[0]
+
+    assert judged.rates["fpir"].high < 0.05
+    assert judged.rates["fpir_individual"].value > 0.2
+    assert (finding.name, finding.ok) == ("false_positive_bound", False)
+
+
+def test_infrared_pictures_that_look_alike_are_named_by_no_lower_threshold() -> None:
+    world = herd(6, individuals=200, encounters=4)
+    night = np.random.default_rng(6).random(len(world.individual)) < 0.10
+    strata = {"light": np.where(night, "infrared", "day").tolist()}
+    vectors = world.vectors(0.8)
+    for branch, rows in vectors.items():
+        artefact = unit(np.random.default_rng(len(branch)).normal(size=(1, 64)).astype(np.float32))
+        vectors[branch] = unit(rows + np.where(night, 0.85, 0.0)[:, None].astype(np.float32) * artefact)
+    labelled = world.labelled(vectors, strata=strata)
+    control = background(world)
+    live, candidate = (evaluate(labelled, policy(threshold=cut), control=control) for cut in (0.75, 0.58))
+
+    verdict = judge_candidate(candidate, live)
+
+    assert candidate.strata["light"]["infrared"]["fpir"].value > 0.1
+    assert candidate.rates["fpir"].value < 0.05
+    assert found(verdict, "strata") is False
+    assert any("light infrared" in reason for reason in verdict.reasons)
 
 
 def test_a_candidate_that_breaks_the_infrared_pictures_is_refused_though_better_on_average() -> None:

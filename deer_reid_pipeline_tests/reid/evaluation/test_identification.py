@@ -16,6 +16,7 @@ from deer_reid_pipeline.reid.evaluation.identification import (
     fnir_at_fpir,
     fpir_at,
     fpir_at_size,
+    fpir_of_individuals,
     fpir_statistic,
     project_fpir,
     threshold_for,
@@ -295,3 +296,25 @@ def test_a_threshold_fitted_on_one_half_of_a_herd_holds_on_the_other() -> None:
         missed.append(fnir_at(judged, threshold).value)
     assert held >= 38
     assert np.mean(missed) < 1
+
+
+def test_every_individual_counts_once_however_often_it_is_searched() -> None:
+    """Nine searches of one animal without a name, two of two others with one in one of three."""
+    searched = [0] * 9 + [1, 1, 2]
+    scores = [[NAN, 0.1, 0.1]] * 9 + [[0.9, NAN, 0.1], [0.1, NAN, 0.1], [0.1, 0.1, NAN]]
+    found = scored(searched, scores)
+
+    rate = fpir_of_individuals(found, 0.5)
+
+    assert fpir_at(found, 0.5).value == pytest.approx(1 / 12)
+    assert rate.value == pytest.approx((0 + 1 / 2 + 0) / 3)
+    assert (rate.n, rate.individuals) == (12, 3)
+    assert 0 <= rate.low < rate.value < rate.high <= 1
+
+
+def test_without_an_error_every_individual_is_one_trial() -> None:
+    found = scored([0, 0, 0, 1], [[NAN, 0.1], [NAN, 0.1], [NAN, 0.1], [0.1, NAN]])
+
+    assert fpir_of_individuals(found, 0.5).high == pytest.approx(1 - 0.025 ** (1 / 2))
+    assert fpir_of_individuals(found, 0.1).value == 1.0
+    assert fpir_of_individuals(scored([0], [[NAN]]), 0.5).n == 0

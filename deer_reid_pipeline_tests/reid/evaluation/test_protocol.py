@@ -135,9 +135,38 @@ def test_every_figure_of_the_specification_is_there(judged: Evaluation) -> None:
         "fnir_at_fpir_1",
         "fnir_at_fpir_5",
     }
-    wanted |= {"fnir", "baks", "baus", "baks_baus", "ari", "pair_precision", "pair_recall"}
+    wanted |= {"fnir", "named", "baks", "baus", "baks_baus", "ari", "pair_precision", "pair_recall"}
     assert set(judged.statistics) == wanted  # calibration error only where probabilities were stated
-    assert set(judged.rates) == {"fpir", "fpir_first", "wrong_names"}
+    assert set(judged.rates) == {"fpir", "fpir_individual", "fpir_first", "wrong_names", "opened_as_new"}
+
+
+def test_the_real_gallery_is_kept_and_is_never_smaller_than_the_labelled_one() -> None:
+    assert evaluate(herd(), PLAIN, gallery_size=500).counts["known_individuals"] == 500
+    assert evaluate(herd(), PLAIN, gallery_size=3).counts["known_individuals"] == 8
+
+
+def test_what_happens_to_returning_animals_is_counted_over_the_whole_policy() -> None:
+    for policy in (POLICY, POLICY.model_copy(update={"margin": 2.0}), POLICY.model_copy(update={"new_below": 0.8})):
+        found = evaluate(herd(signal=2.0), FittedPolicy(policy=policy))
+        assert found.raw is not None
+        decided = found.raw.decided
+        returning = decided.known_before & decided.comparable
+        named = returning & (decided.outcome == "matched") & (decided.said == decided.individual)
+        called_new = returning & (decided.outcome == "new_individual")
+        assert found.statistics["named"].value == pytest.approx(named.sum() / returning.sum())
+        assert found.rates["opened_as_new"].value == pytest.approx(called_new.sum() / returning.sum())
+        assert (found.statistics["named"].value == 0) is (policy.margin > 1)
+        assert (found.rates["opened_as_new"].value > 0.05) is (policy.new_below == 0.8)
+
+
+def test_the_strata_make_up_the_rate_of_names_for_unknown_animals() -> None:
+    found = evaluate(herd(), FittedPolicy(policy=POLICY.model_copy(update={"threshold": 0.4})))
+    parts = [found.strata["light"][value]["fpir"] for value in ("day", "infrared")]
+    assert sum(part.n for part in parts) == found.rates["fpir"].n
+    assert sum(part.n * part.value for part in parts) == pytest.approx(
+        found.rates["fpir"].n * found.rates["fpir"].value
+    )
+    assert found.rates["fpir"].value > 0
 
 
 def test_what_is_recognised_by_its_place_shows_in_the_leaky_split_only() -> None:

@@ -53,7 +53,9 @@ def test_scores_are_those_of_the_matcher(seed: int, fitted: FittedPolicy, indivi
         ):
             expected[known.key] = score
         np.testing.assert_allclose(found.scores[at], expected, atol=2e-6, equal_nan=True)
-        assert found.first[at] == (len(earlier) == 0)
+        met = np.any((data.individual == own) & (data.encounter < data.encounter[rows[0]]))
+        assert found.first[at] == (not met)
+        assert found.only_burst[at] == (met and len(earlier) == 0)
 
 
 def test_a_picture_policy_searches_every_picture_by_itself() -> None:
@@ -101,6 +103,16 @@ def test_burst_neighbours_are_no_mates_but_others_of_the_burst_are_impostors() -
     assert found.mate_score[3] == pytest.approx(np.cos(np.deg2rad(50)), abs=1e-6)
     assert found.best_nonmate[3] == pytest.approx(1.0, abs=1e-6)
     assert found.first.tolist() == [True, False, True, False]
+
+
+def test_an_animal_known_only_by_burst_neighbours_is_neither_new_nor_returning() -> None:
+    data = pictured([(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0), (1, 4, 90)], burst=[0, 0, 0, 1, 2])
+    found = search(data, ONE)
+    assert found.first.tolist() == [True, False, False, False, True]
+    assert found.only_burst.tolist() == [False, True, True, False, False]
+    assert found.mated.tolist() == [False, False, False, True, False]
+    assert found.non_mated.all()
+    assert found.only(found.only_burst).only_burst.tolist() == [True, True]
 
 
 def test_an_encounter_of_two_animals_is_two_searches() -> None:

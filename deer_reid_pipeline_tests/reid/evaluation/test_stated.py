@@ -14,7 +14,13 @@ from deer_reid_pipeline.reid.odds import Odds, fit_odds
 POLICY = MatchPolicy(threshold=0.9, new_below=0.1)
 
 
-def searches_in(scores: np.ndarray, individual: np.ndarray, first: np.ndarray, fold: np.ndarray) -> Searches:
+def searches_in(
+    scores: np.ndarray,
+    individual: np.ndarray,
+    first: np.ndarray,
+    fold: np.ndarray,
+    only_burst: np.ndarray | None = None,
+) -> Searches:
     return searches_of(
         scores.astype(np.float32),
         encounter=np.arange(len(scores)),
@@ -23,6 +29,7 @@ def searches_in(scores: np.ndarray, individual: np.ndarray, first: np.ndarray, f
         first=first,
         rows=tuple(np.array([row]) for row in range(len(scores))),
         gallery_size=scores.shape[1] - 1,
+        only_burst=only_burst,
     )
 
 
@@ -57,6 +64,14 @@ def test_a_new_animal_is_searched_for_without_it() -> None:
     found = stated(searches, FittedPolicy(policy=POLICY.model_copy(update={"odds": odds})))
     assert found.probability[0] == pytest.approx(odds.posterior(np.array([0.4, 0.3], dtype=np.float32))[0][0])
     assert not found.right[0]
+
+
+def test_nothing_is_stated_of_an_animal_known_only_by_burst_neighbours() -> None:
+    odds = some_odds(np.random.default_rng(1))
+    scores, nobody = np.array([[np.nan, 0.4, 0.3]] * 2), np.zeros(2, dtype=np.int64)
+    searches = searches_in(scores, nobody, np.array([True, False]), nobody, np.array([False, True]))
+    found = stated(searches, FittedPolicy(policy=POLICY.model_copy(update={"odds": odds})))
+    assert np.isfinite(found.probability).tolist() == [True, False]
 
 
 def test_each_animal_is_judged_by_the_policy_without_it() -> None:
