@@ -97,7 +97,8 @@ def test_burst_neighbours_do_not_make_new_animals_more_likely() -> None:
         rows = np.flatnonzero(labelled.individual == owner)
         times = np.unique(labelled.encounter[rows])
         event[rows] = 2 * owner + np.searchsorted(times, labelled.encounter[rows]) // 3
-    odds = fit(replace(labelled, burst=event), LIVE).fitted.policy.odds
+    base = LIVE.model_copy(update={"weights": {MULTISCALE: 1.0}})
+    odds = fit(replace(labelled, burst=event), base, folds=2).fitted.policy.odds
     assert odds is not None
     assert odds.searches == 240
     assert odds.new == pytest.approx(61 / 242)
