@@ -177,7 +177,7 @@ def validation_report(
     )
     result = found.result
     fpir = result.metrics.get("fpir")
-    bound = result.judged.fitted.policy.false_positive_bound
+    bound = result.live.fitted.policy.false_positive_bound
     return dg.MaterializeResult(
         metadata={
             "verdict": result.verdict.verdict,

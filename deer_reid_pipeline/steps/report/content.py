@@ -40,7 +40,7 @@ def content_of(site: Site, result: ValidationResult, sides: tuple[Judged, ...]) 
     shown = candidate or live  # with a candidate, its errors are what a person should look at
     raw = shown.evaluation.raw if shown is not None else None
     found = raw.verification if raw is not None else None
-    bound = result.judged.fitted.policy.false_positive_bound
+    bound = result.live.fitted.policy.false_positive_bound
     subject = result.live.describe()
     if result.candidate is not None:
         subject += f", and candidate {result.candidate.describe()}"
