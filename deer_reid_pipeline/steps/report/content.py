@@ -91,6 +91,7 @@ def _facts(result: ValidationResult) -> list[tuple[str, str]]:
         "mated_searches": "Searches for a returning animal",
         "non_mated_searches": "Searches for a stranger",
         "gallery_size": "Animals in the gallery of a stranger",
+        "known_individuals": "Animals that the database knows",
     }
     facts += [(title, f"{result.counts[name]:,}") for name, title in names.items() if name in result.counts]
     return [
