@@ -22,6 +22,7 @@ from deer_reid_pipeline.commands.common import RESUME, Json, RecipeName, Verbose
 from deer_reid_pipeline.commands.evaluation import tune, validate
 from deer_reid_pipeline.commands.monitoring import cameras_app, monitor, review_app
 from deer_reid_pipeline.commands.releases import app as release_app
+from deer_reid_pipeline.commands.training import train
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.shipped import shipped
 from deer_reid_pipeline.terminal import Console, Progress
@@ -194,7 +195,11 @@ def serve(
 @app.command()
 def reembed(
     recipe: Annotated[
-        RecipeName | None, typer.Option(help="Embed under this recipe beside the live one, which stays live.")
+        str | None,
+        typer.Option(
+            help="Embed under this recipe beside the live one, which stays live: original, reference, lite, mobile, "
+            "or the name or id of a stored one, such as a fine-tuned one."
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -210,8 +215,8 @@ def reembed(
     started = time.perf_counter()
     console = Console(as_json)
     site = ready_site(console)
-    chosen = site.build_recipe(recipe.value) if recipe else site.matcher().recipe
-    options = {"recipe": recipe.value if recipe else "", "restart": not resume, "backlog": True}
+    chosen = site.recipe(recipe) if recipe else site.matcher().recipe
+    options = {"recipe": chosen.id if recipe else "", "restart": not resume, "backlog": True}
     with Progress(console):
         outcome = run_job("reembedding_job", config={"ops": {"deer_profiles": {"config": options}}}, verbose=verbose)
     if not outcome.success:
@@ -240,7 +245,11 @@ def embed(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures, in any of the drop layouts.")],
     output: Annotated[Path, typer.Option(help="Parquet file to write: one row a detection.")],
     recipe: Annotated[
-        RecipeName | None, typer.Option(help="Recipe; default: the live one of this home, else DEER_REID_RECIPE.")
+        str | None,
+        typer.Option(
+            help="Recipe: original, reference, lite, mobile, or the name or id of one stored in this home; default: "
+            "the live one of this home, else DEER_REID_RECIPE."
+        ),
     ] = None,
     detector: DetectorOption = None,
     as_json: Json = False,
@@ -255,7 +264,7 @@ def embed(
     if output.suffix.lower() != ".parquet":
         raise DeerReidError(f"{output} gets Parquet: give it a name that ends in .parquet")
     with Progress(console):
-        result = embed_folder(settings, folder, output, recipe.value if recipe else None, detector or settings.detector)
+        result = embed_folder(settings, folder, output, recipe, detector or settings.detector)
     console.warnings(result.warnings, result.quarantined)
     console.say(f"{result.rows} detections under {result.recipe} written to {output}.")
     emit(
@@ -349,8 +358,10 @@ def sample(
 def _matcher(site: Any, fallback: RecipeName | None, console: Console) -> Any:
     """What matches in this home; a new home whose recipe lacks weights takes the fallback, and says so."""
     from deer_reid_pipeline.errors import WeightsError
+    from deer_reid_pipeline.vision.recipe import base_name
 
-    if fallback is not None and site.live_recipe_name() == fallback.value:
+    live = site.live_recipe_name()
+    if fallback is not None and live is not None and base_name(live) == fallback.value:
         _choose(site, fallback)
     try:
         return site.matcher()
@@ -370,7 +381,7 @@ def _choose(site: Any, recipe: RecipeName) -> None:
     os.environ["DEER_REID_RECIPE"] = recipe.value
 
 
-for command in (validate, tune, monitor):
+for command in (validate, tune, train, monitor):
     app.command()(command)
 for group in (release_app, review_app, cameras_app, ab_app):
     app.add_typer(group)

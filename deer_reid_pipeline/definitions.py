@@ -9,10 +9,11 @@ from deer_reid_pipeline.defs.jobs import process_drop_job, reembedding_job, tuni
 from deer_reid_pipeline.defs.monitoring import assets as monitoring_assets
 from deer_reid_pipeline.defs.profiles import assets as profile_assets
 from deer_reid_pipeline.defs.resources import SiteResource
+from deer_reid_pipeline.defs.training import assets as training_assets
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules(
-        [ingest_assets, embedding_assets, profile_assets, evaluation_assets, monitoring_assets]
+        [ingest_assets, embedding_assets, profile_assets, training_assets, evaluation_assets, monitoring_assets]
     ),
     jobs=[
         process_drop_job,
@@ -20,6 +21,7 @@ defs = dg.Definitions(
         validation_job,
         tuning_job,
         monitoring_assets.fp_monitoring_job,
+        training_assets.training_job,
     ],
     resources={"site": SiteResource()},
     # One process a run: models are loaded once, and a step does not cost a process start.

@@ -20,6 +20,7 @@ from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.embedded import EmbeddedServer, start_embedded
 from deer_reid_pipeline.vision.catalog import build_recipe
 from deer_reid_pipeline.vision.weights import WeightStore
+from deer_reid_pipeline_tests.coats import Homes
 from deer_reid_pipeline_tests.sites import settings_for
 
 REPO = Path(__file__).resolve().parent.parent
@@ -124,6 +125,19 @@ def lite_models(make_home: Callable[[], Path]) -> Path:
     folder = home / "models"
     build_recipe("lite", WeightStore([home / "weights"], folder, offline=True, allow_random=False))
     return folder
+
+
+@pytest.fixture(scope="session")
+def homes(
+    server: EmbeddedServer,
+    migrated_template: str,
+    make_home: Callable[[], Path],
+    lite_models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Homes:
+    """Homes of twenty-four animals, each met three times."""
+    assert migrated_template == "migrated"
+    return Homes(server, make_home, lite_models, tmp_path_factory.mktemp("coats") / "drop")
 
 
 @pytest.fixture

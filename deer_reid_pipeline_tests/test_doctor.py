@@ -6,6 +6,8 @@ import pytest
 
 from deer_reid_pipeline import doctor
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline_tests.finetuned import finetuned
+from deer_reid_pipeline_tests.sites import query
 
 
 @pytest.fixture
@@ -45,3 +47,28 @@ def test_a_new_home_needs_its_own_recipe(monkeypatch: pytest.MonkeyPatch, home_o
     found = doctor.examine()
     assert weights_of(found)["recipe reference"] is False
     assert next(item for item in found if item.what == "database").ok is None
+
+
+@pytest.mark.parametrize("asked", [None, "lite"])
+def test_files_of_a_live_fine_tuned_recipe_are_needed(
+    asked: str | None, home_of_lite: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final, _ = finetuned(home_of_lite, 0, {})
+    query(home_of_lite, "UPDATE releases SET recipe_id = :id RETURNING 1", id=final.id)
+    if asked is not None:
+        monkeypatch.setenv("DEER_REID_RECIPE", asked)
+    found = weights_of(doctor.examine())
+    assert found[f"recipe {final.id}"] is True
+    assert found["recipe reference"] is None
+    for path in home_of_lite.settings.models_dir.glob("*.safetensors"):
+        path.unlink()
+    lost = next(item for item in doctor.examine() if item.what == f"recipe {final.id}")
+    assert lost.ok is False
+    assert "restore that folder from a backup" in lost.detail
+
+
+def test_a_schema_that_is_behind_does_not_hide_the_live_recipe(home_of_lite: Site) -> None:
+    query(home_of_lite, "UPDATE alembic_version SET version_num = '0004' RETURNING 1")
+    found = doctor.examine()
+    assert next(item for item in found if item.what == "database").ok is False
+    assert weights_of(found)["recipe reference"] is None

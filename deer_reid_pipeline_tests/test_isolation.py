@@ -16,9 +16,10 @@ ALLOWED = {
     "vision": {"vision", "reid", "sample"},
     "ingest": {"ingest", "reid"},
     "store": {"store", "reid"},
-    "steps": {"steps", "ingest", "store", "vision", "reid", "sample"},
-    "defs": {"defs", "steps", "store", "reid"},
-    "commands": {"commands", "defs", "steps", "store", "reid"},
+    "training": {"training", "vision", "reid"},
+    "steps": {"steps", "ingest", "store", "training", "vision", "reid", "sample"},
+    "defs": {"defs", "steps", "store", "training", "reid"},
+    "commands": {"commands", "defs", "steps", "store", "training", "reid"},
 }
 FORBIDDEN_LIBRARIES = {
     "reid": {"dagster", "sqlalchemy", "torch", "PIL", "psycopg2"},
@@ -26,6 +27,7 @@ FORBIDDEN_LIBRARIES = {
     "vision": {"dagster", "sqlalchemy", "psycopg2"},
     "ingest": {"dagster", "sqlalchemy", "torch", "PIL", "psycopg2"},
     "store": {"dagster", "torch", "PIL"},
+    "training": {"dagster", "sqlalchemy", "psycopg2"},
     "steps": {"dagster"},
     "defs": {"torch", "sqlalchemy", "PIL"},
     "commands": {"torch", "sqlalchemy", "PIL", "dagster"},

@@ -91,6 +91,7 @@ def rollback(
 
 def _finish(site: Site, console: Console, done: Change, as_json: bool) -> None:
     """Say what is live, then let the columns of `deer` follow where the transaction did not show them all."""
+    from deer_reid_pipeline.steps.policies import asked_for_as
     from deer_reid_pipeline.steps.profiles import show_live_columns
 
     before = f" instead of release {done.previous}" if done.previous is not None else ""
@@ -103,7 +104,7 @@ def _finish(site: Site, console: Console, done: Change, as_json: bool) -> None:
         with Progress(console):
             later = show_live_columns(site, console.say)
     if done.individuals_lacking:
-        name = done.recipe.rpartition("-")[0]
+        name = asked_for_as(done.recipe)
         console.say(
             f"Warning: {done.individuals_lacking} individuals lack profiles under {done.recipe} or have them of fewer "
             f"pictures. The next drop embeds those that it does not know at all; deer-reid reembed --recipe {name} "

@@ -114,7 +114,14 @@ def _at(curve: Platt, probability: float | Floats) -> float:
 
 
 def fit_odds(
-    scores: Floats, mate: Ints, individual: Ints, *, scale: Scale = "cosine", folds: int = 5, kind: Kind = "auto"
+    scores: Floats,
+    mate: Ints,
+    individual: Ints,
+    *,
+    scale: Scale = "cosine",
+    folds: int = 5,
+    kind: Kind = "auto",
+    compartment: Ints | None = None,
 ) -> Odds:
     """Fit the odds on searches of which it is known who was searched for.
 
@@ -130,12 +137,14 @@ def fit_odds(
         individual: code of the individual that was searched for; int (S,).
         scale: of the scores: `policy.scale`.
         kind: of the likelihood's calibrator, as in `calibration.fit`.
+        compartment: of each individual; int (G,). Only those of the compartment of the one that was searched for are
+            candidates; None is one for all.
 
     Raises:
         ValueError: fewer than two individuals have a comparable mate, or no other individual is comparable.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    candidate, same = _candidates(scores, mate, individual)
+    candidate, same = _candidates(scores, mate, individual, compartment)
     compared = candidate & np.isfinite(scores)
     reachable = np.asarray((same & compared).any(axis=1))
     found = len(np.unique(individual[reachable]))
@@ -175,13 +184,15 @@ def fit_odds(
     return whole.model_copy(update=update | {"individuals": len(np.unique(individual))})
 
 
-def _candidates(scores: Floats, mate: Ints, individual: Ints) -> tuple[Mask, Mask]:
+def _candidates(scores: Floats, mate: Ints, individual: Ints, compartment: Ints | None) -> tuple[Mask, Mask]:
     """Who may be whom: candidates of each search, and the right one; bool (S, G) each."""
     same = np.zeros(scores.shape, dtype=bool)
     mated, unmated = np.flatnonzero(mate >= 0), np.flatnonzero(mate < 0)
     same[mated, mate[mated]] = True
     candidate = np.broadcast_to(np.isfinite(scores).any(axis=0), scores.shape).copy()
     candidate[unmated, individual[unmated]] = False
+    if compartment is not None:
+        candidate &= compartment[individual][:, None] == compartment
     return candidate | same, same
 
 

@@ -28,6 +28,7 @@ from deer_reid_pipeline.steps.deciding import (
 )
 from deer_reid_pipeline.steps.embeddings import embed_drop
 from deer_reid_pipeline.steps.encounter_groups import load_drop
+from deer_reid_pipeline.steps.policies import asked_for_as
 from deer_reid_pipeline.steps.profiles import embed_lacking, refresh_stale
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import ab as table
@@ -98,7 +99,7 @@ def start(site: Site, release_b: int, *, share_b: float, share_all: float, reaso
         refuse_unreleasable(session, matcher.recipe.id)
         lacking = individuals_lacking(session, matcher.recipe.id)
         if lacking:
-            name = matcher.recipe.name
+            name = asked_for_as(matcher.recipe.id)
             raise ReleaseError(
                 f"{lacking} individuals lack profiles under {matcher.recipe.id}: run deer-reid reembed --recipe {name}"
             )

@@ -18,9 +18,10 @@ import numpy as np
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.reid.fitted import fold_of
-from deer_reid_pipeline.reid.similarity import BRANCHES, VectorSet
+from deer_reid_pipeline.reid.similarity import BRANCHES, FloatArray, VectorSet
 from deer_reid_pipeline.steps.crops import SPEC, box_in_shares, find_picture
 from deer_reid_pipeline.steps.drops import in_transaction
+from deer_reid_pipeline.steps.fold_models import fold_models
 from deer_reid_pipeline.steps.images import ascii_line, in_batches
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.drops import places_of
@@ -69,7 +70,9 @@ def control_vectors(
 ) -> Control | None:
     """Background vectors of whole individuals that were met twice or more, up to about `limit` detections.
 
-    Vectors that were made before are used again. None where no picture can be read.
+    Vectors that were made before are used again. None where no picture can be read. Under a fine-tuned recipe the
+    background of an individual is embedded by the control of the model that judges the individual: one that was
+    trained on it may know its places by heart.
 
     Raises:
         WeightsError: the recipe's weights are not here.
@@ -77,28 +80,65 @@ def control_vectors(
     chosen = _chosen(labelled, limit)
     if not chosen.any():
         return None
-    control = control_recipe(recipe)
-    with site.database.session() as session:
-        register_recipe(session, control.id, control.name, control.to_json(), control.random_weights, recipe.id)
-        keys = [key for key, kept in zip(labelled.keys, chosen, strict=True) if kept and isinstance(key, uuid.UUID)]
-        jobs = {job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=keys)}
-        have = set.intersection(*(set(get_embeddings(session, control.id, branch, keys)) for branch in BRANCHES))
-    lacking = [jobs[key] for key in keys if key in jobs and key not in have]
-    if lacking:
-        say(f"embedding the background of {len(lacking)} detections under {control.id}")
-        _embed(site, control, lacking)
-    with site.database.session() as session:
-        found = {branch: get_embeddings(session, control.id, branch, keys) for branch in BRANCHES}
-    complete = set.intersection(*(set(vectors) for vectors in found.values()))
+    keys = [key for key, kept in zip(labelled.keys, chosen, strict=True) if kept and isinstance(key, uuid.UUID)]
+    found: dict[str, dict[uuid.UUID, FloatArray]] = {branch: {} for branch in BRANCHES}
+    jobs: dict[uuid.UUID, CropJob] = {}
+    for judge, members in _by_judge(site, recipe, labelled, keys):
+        for branch, made in _vectors(site, judge, members, jobs, say).items():
+            found[branch].update(made)
+    complete = set.intersection(*(set(made) for made in found.values()))
     if not complete:
         return None
     part = labelled.rows(np.array([key in complete for key in labelled.keys], dtype=bool))
+    control = control_recipe(recipe)
     vectors = {
         branch: VectorSet(control.id, branch, np.stack([found[branch][key] for key in part.keys]))  # type: ignore[index]
         for branch in BRANCHES
     }
     rims = sum(_is_body_crop(jobs[key]) for key in part.keys)  # type: ignore[index]
     return Control(replace(part, vectors=vectors), rims / len(part), len(keys) - len(part))
+
+
+def _by_judge(
+    site: Site, recipe: Recipe, labelled: Labelled, keys: Sequence[uuid.UUID]
+) -> list[tuple[Recipe, list[uuid.UUID]]]:
+    """The recipes whose controls embed these detections, each with its own; those whom nobody judges are left out."""
+    with site.database.session() as session:
+        models = fold_models(session, recipe.id)
+    if models is None:
+        return [(recipe, list(keys))]
+    owner = {key: labelled.names[code] for key, code in zip(labelled.keys, labelled.individual.tolist(), strict=True)}
+    pictures: dict[str, list[object]] = defaultdict(list)
+    for key, name in owner.items():
+        pictures[name].append(key)
+    models = models.as_named(pictures)
+    members: dict[str, list[uuid.UUID]] = defaultdict(list)
+    for key in keys:
+        judge = models.judge(owner[key])
+        if judge is not None:
+            members[judge].append(key)
+    return [(recipe if judge == recipe.id else site.stored_recipe(judge), of) for judge, of in sorted(members.items())]
+
+
+def _vectors(
+    site: Site, recipe: Recipe, keys: list[uuid.UUID], jobs: dict[uuid.UUID, CropJob], say: LogLine
+) -> dict[str, dict[uuid.UUID, FloatArray]]:
+    """Background vectors under the control of one recipe, branch by branch; makes those that are not there.
+
+    Args:
+        jobs: gets where these detections' pictures are.
+    """
+    control = control_recipe(recipe)
+    with site.database.session() as session:
+        register_recipe(session, control.id, control.name, control.to_json(), control.random_weights, recipe.id)
+        jobs.update({job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=keys)})
+        have = set.intersection(*(set(get_embeddings(session, control.id, branch, keys)) for branch in BRANCHES))
+    lacking = [jobs[key] for key in keys if key in jobs and key not in have]
+    if lacking:
+        say(f"embedding the background of {len(lacking)} detections under {control.id}")
+        _embed(site, control, lacking)
+    with site.database.session() as session:
+        return {branch: get_embeddings(session, control.id, branch, keys) for branch in BRANCHES}
 
 
 def _chosen(labelled: Labelled, limit: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from deer_reid_pipeline.steps.detections import asks_detector, detect_boxes
 from deer_reid_pipeline.steps.images import in_batches
 from deer_reid_pipeline.steps.site import connect_site
 from deer_reid_pipeline.store.drops import QuarantineRow
-from deer_reid_pipeline.vision.catalog import build_recipe
+from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, build_recipe
 from deer_reid_pipeline.vision.crops import Pixels, cut_crops, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError, inspect_image
 from deer_reid_pipeline.vision.detectors import Detector, open_detector
@@ -62,10 +62,14 @@ def embed_folder(
 ) -> EmbedResult:
     """Embed every detection of a folder into a Parquet file, batch by batch in bounded memory.
 
+    Args:
+        recipe_name: a built-in recipe, which needs no database, or the name or id of one that this home has stored.
+
     Raises:
         DropError: the folder has no usable picture.
         WeightsError: the recipe lacks its weights.
-        DeerReidError: the file cannot be written.
+        DatabaseError: no such recipe is stored, or the database cannot be used.
+        DeerReidError: there is neither such a built-in recipe nor a database, or the file cannot be written.
     """
     store = WeightStore(
         settings.weight_search_dirs,
@@ -73,7 +77,7 @@ def embed_folder(
         offline=settings.offline,
         allow_random=settings.allow_random_weights,
     )
-    recipe = build_recipe(recipe_name, store) if recipe_name else _recipe_of_home(settings, store)
+    recipe = _recipe(settings, store, recipe_name)
     sealed = seal_drop(folder, progress=lambda done, total: report("sealing", done, total))
     contents = read_drop(sealed, min_confidence=settings.min_confidence)
     result = EmbedResult(recipe.id, warnings=list(contents.warnings))
@@ -110,11 +114,21 @@ def embed_folder(
     return result
 
 
-def _recipe_of_home(settings: Settings, store: WeightStore) -> Recipe:
-    """The live release's recipe, so that the vectors can be compared with stored ones; in a new home the built-in."""
-    if settings.database_url is None and not (settings.home / "postgres").exists():
-        return build_recipe(settings.recipe, store)
-    return connect_site(settings).matcher().recipe
+def _recipe(settings: Settings, store: WeightStore, name: str | None) -> Recipe:
+    """The recipe that was asked for; else the live release's, so that the vectors can be compared with stored ones.
+
+    In a new home that is the built-in one that its first release will have.
+    """
+    new_home = settings.database_url is None and not (settings.home / "postgres").exists()
+    if name in RECIPE_NAMES or (name is None and new_home):
+        return build_recipe(name or settings.recipe, store)
+    if new_home:
+        raise DeerReidError(
+            f"unknown recipe {name}: built in are {', '.join(RECIPE_NAMES)}, and the home {settings.home} has no "
+            "database with others"
+        )
+    site = connect_site(settings)
+    return site.matcher().recipe if name is None else site.recipe(name)
 
 
 @dataclass(frozen=True)

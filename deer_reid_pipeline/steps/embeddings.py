@@ -61,7 +61,7 @@ def embed_detections(
         return result
     embedder = site.embedder(recipe)
     for batch in in_batches(todo, site.settings.batch_size):
-        ids, crops = _load(site, batch)
+        ids, crops = load_crops(site, batch)
         result.without_crop += len(batch) - len(ids)
         if ids:
             _embed_batch(site, recipe, embedder, ids, crops, result, say)
@@ -87,7 +87,7 @@ def _embed_batch(
     say(f"embedded {len(ids)} crops: {times} (branches that share a backbone each count its one pass)")
 
 
-def _load(site: Site, batch: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], list[Pixels]]:
+def load_crops(site: Site, batch: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], list[Pixels]]:
     """Read the crops of a batch, cutting those that are not there; detections without one are left out.
 
     A crop file that is not what was written is cut again, once.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deer_reid_pipeline.errors import SettingsError
 from deer_reid_pipeline.reid.matching import MatchPolicy
+from deer_reid_pipeline.vision.recipe import base_name
 
 # Until a calibration is measured on a home's own animals, a first release abstains. On Nyala (1,138 pictures, 142
 # individuals, encounters in time order, 110 known on average) frozen features put the right individual first in 7 % of
@@ -21,13 +22,19 @@ _FIRST = {
 }
 
 
+def asked_for_as(recipe_id: str) -> str:
+    """What a person gives to `--recipe` for a recipe: its name; its id where trainings share the name."""
+    name = recipe_id.rpartition("-")[0]
+    return name if name == base_name(name) else recipe_id
+
+
 def first_policy(recipe_name: str) -> MatchPolicy:
-    """The starting policy of a built-in recipe.
+    """The starting policy of a built-in recipe, and of what was fine-tuned from it.
 
     Raises:
-        SettingsError: the recipe is not a built-in one; such a recipe comes with a release of its own.
+        SettingsError: the recipe is neither; such a recipe comes with a release of its own.
     """
-    policy = _FIRST.get(recipe_name)
+    policy = _FIRST.get(base_name(recipe_name))
     if policy is None:
         raise SettingsError(f"recipe {recipe_name} has no starting policy; known: {', '.join(_FIRST)}")
     return policy

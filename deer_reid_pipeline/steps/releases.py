@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.errors import ReleaseError
 from deer_reid_pipeline.reid.fitted import FittedPolicy
+from deer_reid_pipeline.steps.policies import asked_for_as
 from deer_reid_pipeline.steps.site import Site, os_user
 from deer_reid_pipeline.store import releases as table
 from deer_reid_pipeline.store.backup import back_up
@@ -340,7 +341,7 @@ def _require_profiles(session: Session, release: Release) -> None:
     """
     lacking = individuals_lacking(session, release.recipe_id)
     if lacking:
-        name = release.recipe_id.rpartition("-")[0]
+        name = asked_for_as(release.recipe_id)
         raise ReleaseError(
             f"{lacking} individuals lack profiles under {release.recipe_id}, or have them of fewer detections, and "
             f"might be taken for new ones: run deer-reid reembed --recipe {name} first"

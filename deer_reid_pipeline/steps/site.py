@@ -13,8 +13,9 @@ from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy, cuts_in_wor
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.store.database import Database, connect
-from deer_reid_pipeline.store.recipes import recipe_spec, register_recipe
+from deer_reid_pipeline.store.recipes import find_recipe, recipe_spec, register_recipe
 from deer_reid_pipeline.store.releases import add_first_release, get_release, live_release
+from deer_reid_pipeline.vision.recipe import base_name
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.vision.embedder import Embedder
@@ -91,6 +92,21 @@ class Site:
             register_recipe(session, recipe.id, recipe.name, recipe.to_json(), recipe.random_weights)
         return recipe
 
+    def recipe(self, name_or_id: str) -> Recipe:
+        """The recipe that a person means: a built-in one by its name, else a stored one by its id or name.
+
+        Raises:
+            DatabaseError: there is none; lists those that are known.
+            RecipeMismatchError, WeightsError: it cannot be used here.
+        """
+        from deer_reid_pipeline.vision.catalog import RECIPE_NAMES
+
+        if name_or_id in RECIPE_NAMES:
+            return self.build_recipe(name_or_id)
+        with self.database.session() as session:
+            found = find_recipe(session, name_or_id, RECIPE_NAMES)
+        return self.usable(self.stored_recipe(found))
+
     def live_recipe_name(self) -> str | None:
         """Name of the live release's recipe; None in a new home."""
         with self.database.session() as session:
@@ -124,7 +140,7 @@ class Site:
                 found = (made.id, made.recipe_id, dict(made.policy))
         release_id, recipe_id, stored_policy = found
         recipe = self.usable(self.stored_recipe(recipe_id))
-        if "recipe" in self.settings.model_fields_set and self.settings.recipe != recipe.name:
+        if "recipe" in self.settings.model_fields_set and self.settings.recipe != base_name(recipe.name):
             raise SettingsError(
                 f"DEER_REID_RECIPE={self.settings.recipe} but the live release {release_id} of this home uses "
                 f"{recipe_id}, and vectors of two recipes are never compared: unset DEER_REID_RECIPE, make a release "
@@ -150,7 +166,7 @@ class Site:
 
         Raises:
             RecipeMismatchError: it reads crops of another specification.
-            WeightsError: a projection is missing from the model store and cannot be made again.
+            WeightsError: a file is missing from the model store and cannot be made again.
         """
         from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, build_recipe
         from deer_reid_pipeline.vision.crops import CropSpec
@@ -161,9 +177,16 @@ class Site:
                 "version that made it"
             )
         weights = self.weights
-        files = {branch.projection.sha256 for branch in recipe.branches.values()}
-        missing = [sha256 for sha256 in files if not weights.models.has(sha256)]
-        if missing and recipe.name in RECIPE_NAMES and build_recipe(recipe.name, weights).id != recipe.id:
+        files = [branch.projection.sha256 for branch in recipe.branches.values()]
+        files += [part.weights.sha256 for part in recipe.backbones.values() if part.weights.source == "store"]
+        missing = [sha256 for sha256 in dict.fromkeys(files) if not weights.models.has(sha256)]
+        if missing and recipe.name not in RECIPE_NAMES:
+            names = ", ".join(f"{sha256}.safetensors" for sha256 in missing)
+            raise WeightsError(
+                f"{names} of recipe {recipe.id} {'is' if len(missing) == 1 else 'are'} missing from "
+                f"{self.settings.models_dir} and cannot be made again: restore that folder from a backup"
+            )
+        if missing and build_recipe(recipe.name, weights).id != recipe.id:
             raise WeightsError(
                 f"{missing[0]}.safetensors of recipe {recipe.id} is missing from {self.settings.models_dir} and comes "
                 "out differently when made again: copy it from where the recipe was made"

@@ -16,12 +16,15 @@ from datetime import UTC, datetime
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.reid.encounters import BURST_GAP
 from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled
-from deer_reid_pipeline.reid.similarity import BRANCHES, VectorSet
+from deer_reid_pipeline.reid.similarity import BRANCHES, FloatArray, VectorSet
 from deer_reid_pipeline.reid.vocabulary import UNKNOWN, agreed_sex, sex_of
+from deer_reid_pipeline.steps.fold_models import FoldModels, fold_models
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store.models import VECTOR_SIZE
 from deer_reid_pipeline.store.reviews import DIFFERENT, SAME, PairReview, standing_reviews
 from deer_reid_pipeline.store.truth import TruthRow, encounters_of, load_vectors, truth_rows
 
@@ -51,11 +54,15 @@ class Truth:
     Attributes:
         without_vectors: identified detections that lack a vector of some branch under the recipe.
         reviews: what comparisons by a person added.
+        trained_on: individuals left out because every model of the recipe was trained on them.
+        models: who judges whom, where the recipe is fine-tuned; None otherwise.
     """
 
     labelled: Labelled
     without_vectors: int
     reviews: Learned
+    trained_on: int = 0
+    models: FoldModels | None = None
 
 
 def load_labelled(site: Site, recipe_id: str) -> Labelled:
@@ -72,20 +79,62 @@ def load_truth(site: Site, recipe_id: str) -> Truth:
 
     A "same" between an identified detection and an encounter without a name gives that encounter the individual, for
     evaluation only: nothing is written.
+
+    Under a fine-tuned recipe an individual has the vectors of the model that was trained without it, in a compartment
+    of that model. They carry the fine-tuned recipe's id all the same: it is what they judge, and the compartments
+    keep vectors of two models from being compared.
     """
     with site.database.session() as session:
-        reviews = standing_reviews(session)
-        compared = {key for review in reviews for key in review.pair}
-        rows = truth_rows(session, encounters_of(session, compared) if compared else ())
-        learned = learn(rows, reviews)
-        named = [row for row in (_with_learned(row, learned) for row in rows) if row.individual is not None]
-        vectors, complete = load_vectors(session, recipe_id, BRANCHES, [row.detection_id for row in named])
+        named, learned = _named(session)
+        models = fold_models(session, recipe_id)
+        individuals: dict[str, list[uuid.UUID]] = defaultdict(list)
+        for row in named:
+            individuals[str(row.individual)].append(row.detection_id)
+        models = None if models is None else models.as_named(individuals)
+        judged = (
+            set(individuals) if models is None else {name for name in individuals if models.judge(name) is not None}
+        )
+        named = [row for row in named if row.individual in judged]
+        vectors, complete = _vectors(session, recipe_id, models, named)
     kept = [row for row, there in zip(named, complete.tolist(), strict=True) if there]
     if len(kept) < len(named):
         vectors = {branch: matrix[complete] for branch, matrix in vectors.items()}
-    return Truth(
-        _labelled(kept, {b: VectorSet(recipe_id, b, m) for b, m in vectors.items()}), len(named) - len(kept), learned
-    )
+    labelled = _labelled(kept, {b: VectorSet(recipe_id, b, m) for b, m in vectors.items()}, models)
+    return Truth(labelled, len(named) - len(kept), learned, len(individuals) - len(judged), models)
+
+
+def load_identities(site: Site) -> Labelled:
+    """Standing detections whose individual a person gave, whatever they were embedded with: rows without vectors."""
+    with site.database.session() as session:
+        return _labelled(_named(session)[0], {}, None)
+
+
+def _named(session: Session) -> tuple[list[TruthRow], Learned]:
+    """The detections that a person identified, directly or by a comparison, and what the comparisons added."""
+    reviews = standing_reviews(session)
+    compared = {key for review in reviews for key in review.pair}
+    rows = truth_rows(session, encounters_of(session, compared) if compared else ())
+    learned = learn(rows, reviews)
+    return [row for row in (_with_learned(row, learned) for row in rows) if row.individual is not None], learned
+
+
+def _vectors(
+    session: Session, recipe_id: str, models: FoldModels | None, rows: Sequence[TruthRow]
+) -> tuple[dict[str, FloatArray], np.ndarray]:
+    """As `load_vectors`, each row's of the recipe that judges its individual."""
+    if models is None:
+        return load_vectors(session, recipe_id, BRANCHES, [row.detection_id for row in rows])
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        places[models.judge(str(row.individual)) or recipe_id].append(index)
+    vectors = {branch: np.zeros((len(rows), VECTOR_SIZE), dtype=np.float32) for branch in BRANCHES}
+    complete = np.zeros(len(rows), dtype=bool)
+    for judge, indices in places.items():
+        part, there = load_vectors(session, judge, BRANCHES, [rows[index].detection_id for index in indices])
+        complete[indices] = there
+        for branch, matrix in part.items():
+            vectors[branch][indices] = matrix
+    return vectors, complete
 
 
 def data_digest(labelled: Labelled) -> str:
@@ -173,7 +222,7 @@ class _Encounter:
     when: tuple[datetime, datetime, int, str]
 
 
-def _labelled(rows: Sequence[TruthRow], vectors: Mapping[str, VectorSet]) -> Labelled:
+def _labelled(rows: Sequence[TruthRow], vectors: Mapping[str, VectorSet], models: FoldModels | None = None) -> Labelled:
     encounters = _encounters(rows)
     order = [index for encounter in encounters for index in encounter.rows]
     code = np.repeat(np.arange(len(encounters)), [len(encounter.rows) for encounter in encounters])
@@ -184,6 +233,9 @@ def _labelled(rows: Sequence[TruthRow], vectors: Mapping[str, VectorSet]) -> Lab
     met = np.array([len(set(burst[owner == index].tolist())) for index in range(len(names))], dtype=np.int64)
     ordered = [rows[index] for index in order]
     sexes = [encounters[index].sex for index in code.tolist()]
+    compartment = None
+    if models is not None:
+        compartment = np.array([models.compartment(name) for name in names], dtype=np.int64)[owner[code]]
     return Labelled(
         keys=[row.detection_id for row in ordered],
         vectors={branch: VectorSet(item.recipe_id, branch, item.vectors[order]) for branch, item in vectors.items()},
@@ -200,6 +252,7 @@ def _labelled(rows: Sequence[TruthRow], vectors: Mapping[str, VectorSet]) -> Lab
             "sightings": [_sightings(count) for count in met[owner[code]].tolist()],
             "camera": ["" if (row.camera or "folder:").startswith("folder:") else str(row.camera) for row in ordered],
         },
+        compartment=compartment,
     )
 
 

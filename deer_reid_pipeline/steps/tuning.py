@@ -20,10 +20,10 @@ from deer_reid_pipeline.reid.tuning.fit import Tuned, fit
 from deer_reid_pipeline.steps.releases import propose
 from deer_reid_pipeline.steps.report.writer import write_folder
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.steps.truth import data_digest, load_labelled
+from deer_reid_pipeline.steps.truth import Truth, data_digest, load_truth
 from deer_reid_pipeline.store.checks import individuals_with_sightings
 from deer_reid_pipeline.store.models import Report
-from deer_reid_pipeline.store.releases import fitted_of, get_release
+from deer_reid_pipeline.store.releases import fitted_of, get_release, refuse_unreleasable
 from deer_reid_pipeline.store.reports import TUNING, add_report, get_report, newest_report
 
 LogLine = Callable[[str], None]
@@ -55,31 +55,44 @@ class Proposal:
 
 
 def fit_release(
-    site: Site, *, bound: float | None = None, run_id: str | None = None, say: LogLine = log.info
+    site: Site,
+    *,
+    bound: float | None = None,
+    recipe: str | None = None,
+    run_id: str | None = None,
+    say: LogLine = log.info,
 ) -> Fitting:
-    """Fit a policy to the labelled animals under the live release's recipe, and keep it as a report.
+    """Fit a policy to the labelled animals under a recipe, and keep it as a report.
+
+    Of a fine-tuned recipe each animal shows the vectors of the model that was trained without it: those of animals
+    that a model was trained on are too good, and thresholds fitted on them would be wrong for all others.
 
     Args:
         bound: share of searches for unknown animals that may return a name; the live release's where not given.
+        recipe: id of the recipe to fit for; the live release's where not given. The fit starts from the live policy.
 
     Raises:
+        DatabaseError: the recipe is unknown or can never be released.
         ValueError: the bound is not between 0 and 1.
     """
     matcher = site.matcher()
     if matcher.overrides:
         say(f"fitted beside the release itself; {', '.join(matcher.overrides)} stays in force where it is set")
     base = matcher.policy if matcher.release_id is None else site.matcher_of(matcher.release_id).policy
-    labelled = load_labelled(site, matcher.recipe.id)
+    chosen = matcher.recipe.id if recipe is None else recipe
     with site.database.session() as session:
+        if chosen != matcher.recipe.id:
+            refuse_unreleasable(session, chosen)
         known = individuals_with_sightings(session)
+    truth = load_truth(site, chosen)
+    labelled = truth.labelled
+    if truth.trained_on:
+        say(f"{truth.trained_on} individuals are left out: every model of {chosen} was trained on them")
     tuned = None
     if labelled.individuals < 2:
-        rationale: tuple[str, ...] = (
-            f"{labelled.individuals} individuals were named by a person, and fitting needs at least two: name animals "
-            "in a drop's table (individualID), or import reviews.",
-        )
+        rationale: tuple[str, ...] = (_too_few(truth),)
     else:
-        say(f"fitting on {len(labelled)} detections of {labelled.individuals} individuals under {matcher.recipe.id}")
+        say(f"fitting on {len(labelled)} detections of {labelled.individuals} individuals under {chosen}")
         tuned = fit(
             labelled,
             base,
@@ -95,9 +108,9 @@ def fit_release(
     made_at = datetime.now(UTC)
     folder = write_folder(
         site.settings.home / "reports" / "tuning",
-        f"{made_at:%Y%m%dT%H%M%SZ}-{matcher.recipe.id}",
+        f"{made_at:%Y%m%dT%H%M%SZ}-{chosen}",
         {
-            "tuning_report.txt": tuning_text(matcher.describe(), rationale, tuned, made_at),
+            "tuning_report.txt": tuning_text(matcher.describe(), chosen, rationale, tuned, made_at),
             "tuning_report.json": json.dumps(summary, ensure_ascii=True, indent=1, default=str),
         },
     )
@@ -107,19 +120,30 @@ def fit_release(
             TUNING,
             summary,
             folder=folder.relative_to(site.settings.home).as_posix(),
-            recipe_id=matcher.recipe.id,
+            recipe_id=chosen,
             release_id=matcher.release_id,
             data_digest=data_digest(labelled),
             run_id=run_id,
         )
     for line in rationale:
         say(line)
-    return Fitting(row.id, matcher.recipe.id, matcher.release_id, tuned, rationale)
+    return Fitting(row.id, chosen, matcher.release_id, tuned, rationale)
 
 
-def tuning_text(live: str, rationale: Sequence[str], tuned: Tuned | None, made_at: datetime) -> str:
+def _too_few(truth: Truth) -> str:
+    how = "name animals in a drop's table (individualID), or import reviews."
+    if truth.trained_on:
+        return (
+            f"{truth.labelled.individuals} individuals were named by a person besides the {truth.trained_on} that "
+            f"every model of the recipe was trained on, and fitting needs at least two: {how}"
+        )
+    return f"{truth.labelled.individuals} individuals were named by a person, and fitting needs at least two: {how}"
+
+
+def tuning_text(live: str, recipe: str, rationale: Sequence[str], tuned: Tuned | None, made_at: datetime) -> str:
     """The fit for people: what was chosen and why, and the owner's table of weights. ASCII."""
-    lines = ["DEER RE-ID TUNING REPORT", f"{made_at:%d %B %Y, %H:%M} UTC", "", f"Live: {live}", "", "WHAT WAS CHOSEN"]
+    lines = ["DEER RE-ID TUNING REPORT", f"{made_at:%d %B %Y, %H:%M} UTC", "", f"Live: {live}", f"Fitted for: {recipe}"]
+    lines += ["", "WHAT WAS CHOSEN"]
     lines += [f"- {line}" for line in rationale]
     if tuned is not None:
         lines += [
@@ -169,10 +193,11 @@ def _why_not(site: Site, row: Report) -> tuple[str | None, FittedPolicy | None]:
     stored = row.summary.get("fitted")
     if stored is None:
         return str(row.summary["rationale"][0]), None
-    if row.release_id is None:
+    if site.stored_recipe(str(row.recipe_id)).random_weights:
         return f"recipe {row.recipe_id} has random weights and can never be released", None
     fitted = FittedPolicy.model_validate(stored)
     with site.database.session() as session:
-        if fitted_of(get_release(session, row.release_id)) == fitted:
-            return f"the fit is what release {row.release_id} has already", None
+        live = None if row.release_id is None else get_release(session, row.release_id)
+        if live is not None and live.recipe_id == row.recipe_id and fitted_of(live) == fitted:
+            return f"the fit is what release {live.id} has already", None
     return None, fitted

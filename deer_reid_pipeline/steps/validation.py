@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from deer_reid_pipeline.reid.evaluation.criteria import Finding
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate, Statistic, difference, estimate
 from deer_reid_pipeline.reid.evaluation.evaluation import Evaluation
 from deer_reid_pipeline.reid.evaluation.gate import INCONCLUSIVE, Verdict, judge_candidate, judge_live, noted
-from deer_reid_pipeline.reid.evaluation.labelled import Labelled
+from deer_reid_pipeline.reid.evaluation.labelled import Labelled, in_compartments_of
 from deer_reid_pipeline.reid.evaluation.protocol import Progress, evaluate
 from deer_reid_pipeline.reid.evaluation.retrieval import retrieve
 from deer_reid_pipeline.reid.fitted import FittedPolicy
@@ -32,6 +32,7 @@ from deer_reid_pipeline.steps.truth import Truth, data_digest, load_truth
 from deer_reid_pipeline.steps.validation_result import Subject, ValidationResult
 from deer_reid_pipeline.store.assignments import detection_counts
 from deer_reid_pipeline.store.checks import individuals_with_sightings
+from deer_reid_pipeline.store.recipes import fold_of_recipe
 from deer_reid_pipeline.store.releases import fitted_of, get_release
 from deer_reid_pipeline.store.truth import embedded_recipe, profiled_individuals
 from deer_reid_pipeline.vision.recipe import Recipe
@@ -69,15 +70,19 @@ def validate(
 ) -> ValidationResult:
     """Judge what is live, and a candidate beside it, on all detections that a person identified.
 
+    Where either is fine-tuned, each individual is judged by a model that was trained without it, and both are judged
+    on the same detections in the same compartments.
+
     Args:
         candidate: release to be judged against the live one.
-        recipe: name or id of a recipe to be judged instead of a release, with the policy that it starts with.
+        recipe: name or id of a recipe to be judged instead of a release, with the policy that it starts with; of a
+            fine-tuned one, that of the recipe it was made from.
         control: embed and judge the background alone, which takes a while the first time.
         progress: is told the step, how many stages are done, and how many there are.
         backgrounds: where background vectors come from; by default they are made by `steps.background_control`.
 
     Raises:
-        DatabaseError: there is no such release, or nothing was embedded under such a recipe.
+        DatabaseError: there is no such release, nothing was embedded under such a recipe, or it is a fold recipe.
         ValueError: both a candidate and a recipe were given.
     """
     started = datetime.now(UTC)
@@ -86,9 +91,13 @@ def validate(
     truth = load_truth(site, live.recipe.id)
     remarks += _left_out(truth, live)
     labelled, compared = truth.labelled, None
+    truths = [(live, truth)]
     if other is not None:
-        labelled, compared, remark = _on_the_same(truth, load_truth(site, other.recipe.id), live, other)
+        truths.append((other, load_truth(site, other.recipe.id)))
+        labelled, compared, remark = _on_the_same(truth, truths[1][1], live, other)
         remarks += remark
+    for subject, of in truths:
+        remarks += _who_judged(of, subject, labelled)
     source = (backgrounds or made_backgrounds) if control else None
     say(
         f"judging {live.describe()}{f' and {other.describe()}' if other else ''} on {len(labelled)} detections of "
@@ -176,8 +185,14 @@ def _candidate(site: Site, live: Subject, candidate: int | None, recipe: str | N
         return None
     with site.database.session() as session:
         found = embedded_recipe(session, recipe)
+        judges = None if found is None else fold_of_recipe(session, found)
     if found is None:
         raise DatabaseError(f"nothing was embedded with recipe {recipe} yet: deer-reid reembed --recipe {recipe}")
+    if judges is not None:
+        raise DatabaseError(
+            f"recipe {found} was trained on all individuals but those of one fold, to judge {judges} on these: judge "
+            f"that one, with --recipe {judges}"
+        )
     stored = site.stored_recipe(found)
     return Subject(stored, FittedPolicy(policy=first_policy(stored.name)), None)
 
@@ -196,17 +211,54 @@ def _left_out(truth: Truth, subject: Subject) -> list[str]:
     return remarks
 
 
+def _who_judged(truth: Truth, subject: Subject, judged: Labelled) -> list[str]:
+    """Of a fine-tuned recipe: whom which models judged, and who was left out."""
+    if truth.models is None:
+        return []
+    who = [truth.models.judge(name) for name in judged.names]
+    apart, itself = len([judge for judge in who if judge != subject.recipe.id]), who.count(subject.recipe.id)
+    remarks = []
+    if apart:
+        remarks.append(
+            f"{apart} individuals were judged by models that were trained without them ({truth.models.folds} folds), "
+            f"under {subject.recipe.id}"
+        )
+    if itself:
+        remarks.append(f"{itself} individuals that no training saw were judged by {subject.recipe.id} itself")
+    if truth.trained_on:
+        remarks.append(
+            f"{truth.trained_on} individuals were left out: the recipe was trained on them ({subject.recipe.id})"
+        )
+    if judged.divided:
+        remarks.append("individuals judged by different models were never compared with each other")
+    return remarks
+
+
 def _on_the_same(truth: Truth, other: Truth, live: Subject, candidate: Subject) -> tuple[Labelled, Labelled, list[str]]:
-    """Both on the detections that both have vectors of."""
+    """Both on the detections that both can be judged on, and in the same compartments."""
     first, second = truth.labelled, other.labelled
     common = set(first.keys) & set(second.keys)
     remarks = []
     if len(common) < max(len(first), len(second)):
+        how = "can be judged" if truth.trained_on or other.trained_on else "are embedded"
         remarks.append(
-            f"judged on the {len(common)} detections that are embedded under both {live.recipe.id} ({len(first)}) and "
+            f"judged on the {len(common)} detections that {how} under both {live.recipe.id} ({len(first)}) and "
             f"{candidate.recipe.id} ({len(second)})"
         )
-    return _only(first, common), _only(second, common), remarks
+    return *_in_the_same_compartments(_only(first, common), _only(second, common)), remarks
+
+
+def _in_the_same_compartments(first: Labelled, second: Labelled) -> tuple[Labelled, Labelled]:
+    """Both in the compartments of either; where both have some, those whose individuals share both."""
+    if first.compartment is None:
+        return in_compartments_of(first, second), second
+    if second.compartment is None:
+        return first, in_compartments_of(second, first)
+    alike = in_compartments_of(second, first)
+    pairs = np.stack([np.asarray(alike.compartment), second.compartment], axis=1)
+    both = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    second = replace(second, compartment=both)
+    return in_compartments_of(first, second), second
 
 
 def _only(labelled: Labelled, keys: set[Any]) -> Labelled:

@@ -284,6 +284,15 @@ class RecipeRow(Base):
         ForeignKey("recipes.id"),
         comment="Recipe of whose pictures it embeds only the background: a control, never releasable",
     )
+    fold_of: Mapped[str | None] = mapped_column(
+        ForeignKey("recipes.id"),
+        comment="Fine-tuned recipe that it judges: trained without the individuals of one fold, never releasable",
+    )
+    fold: Mapped[int | None] = mapped_column(Integer, comment="Fold whose individuals it was trained without, from 0")
+    training: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True),
+        comment="What it was trained on: the fold of each individual, null where none judges it; null: not fine-tuned",
+    )
 
 
 class Embedding(Base):

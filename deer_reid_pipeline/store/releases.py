@@ -36,6 +36,11 @@ def live_release(session: Session, *, keep: bool = False) -> Release | None:
     return session.scalar(kept) or session.scalar(kept)
 
 
+def live_recipe_id(session: Session) -> str | None:
+    """Recipe of the live release, read from columns that every version of the table has; None in a new home."""
+    return session.scalar(select(Release.recipe_id).where(Release.live))
+
+
 def get_release(session: Session, release_id: int) -> Release:
     """A release by its number.
 
@@ -66,7 +71,7 @@ def add_first_release(
     """Make the first release of a home live; when another process was faster, its release is returned.
 
     Raises:
-        DatabaseError: the recipe can never be released: it has random weights, or is a control.
+        DatabaseError: the recipe can never be released: it has random weights, or is a control or a fold recipe.
     """
     lock_releases(session)
     existing = live_release(session)
@@ -101,7 +106,7 @@ def add_candidate(
     """Add a release that is not live; one with the same recipe and policies that was never live is returned instead.
 
     Raises:
-        DatabaseError: the recipe can never be released: it has random weights, or is a control.
+        DatabaseError: the recipe can never be released: it has random weights, or is a control or a fold recipe.
     """
     lock_releases(session)
     refuse_unreleasable(session, recipe_id)
@@ -138,7 +143,7 @@ def refuse_unreleasable(session: Session, recipe_id: str) -> None:
     """Make sure that a recipe may be released at all.
 
     Raises:
-        DatabaseError: it has random weights, is a control, or is not in this database.
+        DatabaseError: it has random weights, is a control or a fold recipe, or is not in this database.
     """
     recipe = session.get(RecipeRow, recipe_id)
     if recipe is None:
@@ -149,6 +154,11 @@ def refuse_unreleasable(session: Session, recipe_id: str) -> None:
         raise DatabaseError(
             f"recipe {recipe_id} embeds only the background of {recipe.control_of}'s pictures: it is a control and can "
             "never be released"
+        )
+    if recipe.fold_of is not None:
+        raise DatabaseError(
+            f"recipe {recipe_id} was trained without some individuals to judge {recipe.fold_of} on them: it is a fold "
+            f"recipe and can never be released; {recipe.fold_of} can"
         )
 
 

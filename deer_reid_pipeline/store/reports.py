@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.store.models import Report
 
-VALIDATION, TUNING, MONITORING, AB = "validation", "tuning", "monitoring", "ab"
+VALIDATION, TUNING, MONITORING, AB, TRAINING = "validation", "tuning", "monitoring", "ab", "training"
 
 
 def add_report(
@@ -30,7 +30,7 @@ def add_report(
     """Store a report; a repeated one is another row.
 
     Args:
-        kind: validation, tuning, monitoring or ab.
+        kind: validation, tuning, monitoring, ab or training.
         summary: JSON: no NaN, no infinity.
         release_id: the release that was live, which a candidate was judged against.
         verdict: PASS, FAIL or INCONCLUSIVE.

@@ -195,12 +195,18 @@ def profiled_individuals(session: Session) -> Profiled:
 
 
 def embedded_recipe(session: Session, name: str) -> str | None:
-    """Id of the recipe with this id or name that detections were embedded with last; None where there is none."""
+    """Id of the newest recipe with this id or name that detections were embedded with; None where there is none.
+
+    A fine-tuned recipe counts as soon as its fold recipes embedded something: that is what it is judged by.
+    """
+    fold = aliased(RecipeRow)
+    itself = select(Embedding.detection_id).where(Embedding.recipe_id == RecipeRow.id)
+    by_folds = select(Embedding.detection_id).join(fold, fold.id == Embedding.recipe_id)
     return session.scalar(
         select(RecipeRow.id)
         .where(
             or_(RecipeRow.id == name, RecipeRow.name == name),
-            select(Embedding.detection_id).where(Embedding.recipe_id == RecipeRow.id).exists(),
+            or_(itself.exists(), by_folds.where(fold.fold_of == RecipeRow.id).exists()),
         )
         .order_by((RecipeRow.id == name).desc(), RecipeRow.created_at.desc(), RecipeRow.id)
         .limit(1)

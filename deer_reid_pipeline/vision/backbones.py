@@ -114,8 +114,11 @@ class EfficientNet(Network):
         yield "head", self._act(self._bn1(self._conv_head(x)))
 
 
-def build_network(arch: str, width: int, height: int) -> Network:
+def build_network(arch: str, width: int, height: int, last_stride: int = 2) -> Network:
     """A network with its library's own random initialisation, for inputs of `width` x `height` pixels.
+
+    Args:
+        last_stride: 1 leaves the last stage at half the usual reduction, 16 instead of 32.
 
     Raises:
         WeightsError: unknown architecture, or its package is not installed.
@@ -123,14 +126,31 @@ def build_network(arch: str, width: int, height: int) -> Network:
     if arch not in CHANNELS:
         raise WeightsError(f"unknown architecture {arch!r}; known are {', '.join(CHANNELS)}")
     try:
+        network: Network
         if arch == "resnet50":
-            return ResNet50()
-        if arch == "mobilenet_v2":
-            return MobileNetV2()
-        return EfficientNet(arch, width, height)
+            network = ResNet50()
+        elif arch == "mobilenet_v2":
+            network = MobileNetV2()
+        else:
+            network = EfficientNet(arch, width, height)
     except ModuleNotFoundError as error:
         package = str(error.name).replace("_", "-")
         raise WeightsError(f"{arch} needs the package {package}; install it with 'pip install {package}'") from error
+    if last_stride == 1:
+        _keep_resolution(network)
+    return network
+
+
+def _keep_resolution(network: Network) -> None:
+    """Take the last reduction out of a network: the strided convolutions that come last go through all places."""
+    strided = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.stride[0] == 2]
+    # A shortcut around the last strided block (ResNet) is a strided convolution of one pixel, and stands after it.
+    first = max(index for index, layer in enumerate(strided) if layer.kernel_size[0] > 1)
+    for layer in strided[first:]:
+        layer.stride = (1, 1)
+        if hasattr(layer, "static_padding"):  # EfficientNet pads by the stride that it was built with
+            both = layer.kernel_size[0] - 1
+            layer.static_padding = nn.ZeroPad2d((both // 2, both - both // 2, both // 2, both - both // 2))
 
 
 def load_backbone(backbone: Backbone, store: WeightStore) -> Network:
@@ -141,6 +161,7 @@ def load_backbone(backbone: Backbone, store: WeightStore) -> Network:
     """
     state = store.state(backbone.arch, backbone.weights)
     with torch.random.fork_rng(devices=[]):
-        network = build_network(backbone.arch, backbone.preprocess.width, backbone.preprocess.height)
+        size = backbone.preprocess.width, backbone.preprocess.height
+        network = build_network(backbone.arch, *size, backbone.last_stride)
     load_into(network, state, f"{backbone.arch} ({backbone.weights.name})")
     return network.eval().requires_grad_(False)

@@ -33,6 +33,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Colour = tuple[float, float, float]
 
 
+def base_name(name: str) -> str:
+    """Name of the built-in recipe that one of this name was fine-tuned from; of any other recipe its own name."""
+    return name.partition(".")[0]
+
+
 class RecipeError(DeerReidError):
     """A stored recipe cannot be used by this version, or does not make sense."""
 
@@ -85,6 +90,9 @@ class Backbone(_Data):
     arch: Literal["resnet50", "efficientnet_b0", "efficientnet_lite0", "efficientnet_lite2", "mobilenet_v2"]
     weights: WeightsRef
     preprocess: Preprocess
+    last_stride: Literal[1, 2] = Field(
+        default=2, description="1 keeps twice the resolution in the last stage (Luo et al. 2019, Bag of tricks)."
+    )
 
 
 class Tap(_Data):
@@ -166,6 +174,8 @@ class Recipe(_Data):
         for backbone in data["backbones"].values():
             for provenance in ("name", "source"):
                 del backbone["weights"][provenance]
+            if backbone["last_stride"] == 2:
+                del backbone["last_stride"]  # as before there was a choice, so that ids stay
         for branch in data["branches"].values():
             for provenance in ("kind", "seed", "calibration"):
                 del branch["projection"][provenance]

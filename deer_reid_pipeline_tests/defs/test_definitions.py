@@ -37,10 +37,13 @@ PARENTS = {  # SPEC section 8, from image_drops to deer_profiles
     "similarity_distribution": {"deer_profiles"},
     "ensemble_weights": {"similarity_distribution"},
     "match_threshold": {"ensemble_weights"},
-    "validation_report": {"similarity_distribution", "match_threshold"},
+    "triplet_dataset": {"deer_profiles"},
+    "finetuned_model": {"triplet_dataset"},
+    "finetuned_embeddings": {"finetuned_model", "deer_profiles"},
+    "validation_report": {"similarity_distribution", "match_threshold", "finetuned_embeddings"},
     "assignment_report": {"deer_profiles"},
     "embedding_release": {"validation_report"},
-    "ab_report": {"deer_matches"},
+    "ab_report": {"deer_matches", "finetuned_embeddings"},
     "false_positive_report": {"deer_matches"},
 }
 MAIN_PATH = ("image_drops", "images", "detections", "detection_crops", *sorted(BRANCH_ASSETS), "deer_matches")
@@ -61,6 +64,7 @@ GROUPS = {
         "evaluation",
     ),
     "false_positive_report": "monitoring",
+    **dict.fromkeys(("triplet_dataset", "finetuned_model", "finetuned_embeddings"), "training"),
 }
 PARTITIONS = {**dict.fromkeys(MAIN_PATH, image_drop_partitions), "false_positive_report": daily_partitions}
 BLOCKING = {
@@ -103,6 +107,15 @@ def test_jobs_reach_what_they_say() -> None:
     assert process.partitions_def == image_drop_partitions
     again = defs.resolve_job_def("reembedding_job")
     assert {key.to_user_string() for key in again.asset_layer.selected_asset_keys} == {"deer_profiles"}
+    training = defs.resolve_job_def("training_job")
+    selected = {key.to_user_string() for key in training.asset_layer.selected_asset_keys}
+    assert {
+        "finetuned_model",
+        "finetuned_embeddings",
+        "ab_report",
+        "validation_report",
+        "embedding_release",
+    } <= selected
     for job, end in (("validation_job", "assignment_report"), ("tuning_job", "embedding_release")):
         selected = {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.selected_asset_keys}
         assert {"similarity_distribution", "validation_report", end} <= selected

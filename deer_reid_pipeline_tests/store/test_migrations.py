@@ -57,10 +57,12 @@ def test_upgrade_twice_changes_nothing(empty_database_url: str, engine: Engine) 
 
 def test_every_revision_can_be_taken_back(empty_database_url: str, engine: Engine) -> None:
     schemas = []
-    for revision in ("0001", "0002", "0003", "0004"):
+    for revision in ("0001", "0002", "0003", "0004", "0005"):
         migrate.upgrade(empty_database_url, revision)
         schemas.append(schema_without_kept(engine))
     assert migrate.current(empty_database_url) == migrate.head()
+    migrate.downgrade(empty_database_url, "0004")
+    assert schema_without_kept(engine) == schemas[3]
     migrate.downgrade(empty_database_url, "0003")
     assert schema_without_kept(engine) == schemas[2]
     migrate.downgrade(empty_database_url, "0002")
@@ -70,7 +72,7 @@ def test_every_revision_can_be_taken_back(empty_database_url: str, engine: Engin
     migrate.downgrade(empty_database_url, "base")
     assert schema_without_kept(engine) == set()
     migrate.upgrade(empty_database_url)
-    assert schema_without_kept(engine) == schemas[3]
+    assert schema_without_kept(engine) == schemas[4]
 
 
 def test_enhancement_is_what_was_specified(empty_database_url: str, engine: Engine) -> None:

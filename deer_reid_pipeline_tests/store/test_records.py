@@ -18,7 +18,7 @@ from deer_reid_pipeline.reid.matching import MatchPolicy
 from deer_reid_pipeline.store import ab, deployments, releases, reports, reviews
 from deer_reid_pipeline.store.database import Database, _engine
 from deer_reid_pipeline.store.deployments import Place
-from deer_reid_pipeline.store.recipes import register_recipe
+from deer_reid_pipeline.store.recipes import find_recipe, fold_recipes, register_recipe, training_of
 from deer_reid_pipeline.store.reviews import PairReview
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -207,3 +207,40 @@ def test_the_path_behind_the_live_release_follows_the_log(database: Database, lo
             action, number = entry.split()
             releases.log_event(session, action, int(number), "")
         assert releases.live_path(session) == path
+
+
+def test_recipes_know_their_folds_and_their_training(database: Database) -> None:
+    training = {"individuals": {"N1": 0, "N2": None}, "folds": 2}
+    with database.session() as session:
+        with pytest.raises(DatabaseError, match="best is not in this database; it has none yet"):
+            find_recipe(session, "best")
+        register_recipe(session, "lite-1", "lite", {}, False)
+        register_recipe(session, "lite.tuned-1", "lite.tuned", {}, False, training=training)
+        for fold in (1, 0):
+            part = f"lite.tuned.fold{fold}"
+            register_recipe(session, f"{part}-1", part, {}, False, fold_of="lite.tuned-1", fold=fold)
+        register_recipe(session, "lite.background-1", "lite.background", {}, False, "lite-1")
+        register_recipe(session, "lite.tuned-1", "lite.tuned", {}, False)  # known: stays as it is
+    with database.session() as session:
+        rows = session.execute(text('SELECT id, fold_of, fold, training FROM recipes ORDER BY id COLLATE "C"'))
+        assert [tuple(row) for row in rows] == [
+            ("lite-1", None, None, None),
+            ("lite.background-1", None, None, None),
+            ("lite.tuned-1", None, None, training),
+            ("lite.tuned.fold0-1", "lite.tuned-1", 0, None),
+            ("lite.tuned.fold1-1", "lite.tuned-1", 1, None),
+        ]
+        assert training_of(session, "lite.tuned-1") == training
+        assert training_of(session, "lite-1") is None
+        assert fold_recipes(session, "lite.tuned-1") == {0: "lite.tuned.fold0-1", 1: "lite.tuned.fold1-1"}
+        assert fold_recipes(session, "lite-1") == {}
+        assert session.scalar(text("SELECT count(*) FROM recipes WHERE training = 'null'::jsonb")) == 0
+        for known in ("lite-1", "lite.tuned.fold0-1", "lite.background-1"):
+            assert find_recipe(session, known) == known
+        assert find_recipe(session, "lite.tuned") == "lite.tuned-1"
+        for unknown in ("lite.tuned.fold0", "lite.background", "best"):
+            with pytest.raises(DatabaseError, match=f"recipe {unknown} .*; known are lite, lite.tuned, and the ids"):
+                find_recipe(session, unknown)
+        register_recipe(session, "lite.tuned-0", "lite.tuned", {}, False, training=training)
+        session.execute(text("UPDATE recipes SET created_at = now() + interval '1 hour' WHERE id = 'lite.tuned-0'"))
+        assert find_recipe(session, "lite.tuned") == "lite.tuned-0"

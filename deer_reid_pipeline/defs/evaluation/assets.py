@@ -5,11 +5,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from deer_reid_pipeline.defs.evaluation.tables import estimate_lines, findings_table, grid_table
+from deer_reid_pipeline.defs.evaluation.tables import comparison_table, estimate_lines, findings_table, grid_table
 from deer_reid_pipeline.defs.metadata import columns, picture
 from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.ab import ab_report as compare_arms
 from deer_reid_pipeline.steps.ab import newest_test
+from deer_reid_pipeline.steps.finetuned import comparison_of_run
 from deer_reid_pipeline.steps.judging import Released, act_on_verdict, candidate_to_judge, judge
 from deer_reid_pipeline.steps.profiles import show_live_columns
 from deer_reid_pipeline.steps.releases import status
@@ -152,7 +153,7 @@ class ValidationConfig(dg.Config):
 
 @dg.asset(
     group_name="evaluation",
-    deps=["similarity_distribution", dg.AssetDep("match_threshold")],
+    deps=["similarity_distribution", dg.AssetDep("match_threshold"), dg.AssetDep("finetuned_embeddings")],
     kinds={"postgres"},
     description="How good the identities are: verdict, figures with intervals, the owner's criteria.",
     check_specs=[
@@ -291,18 +292,26 @@ def embedding_release(
 
 @dg.asset(
     group_name="evaluation",
-    deps=[dg.AssetDep("deer_matches", partition_mapping=dg.AllPartitionMapping())],
+    deps=[
+        dg.AssetDep("deer_matches", partition_mapping=dg.AllPartitionMapping()),
+        dg.AssetDep("finetuned_embeddings"),
+    ],
     kinds={"postgres"},
-    description="Two releases side by side on the same new encounters, as far as people have said who they show.",
+    description="Two releases side by side on the same new encounters, as far as people have said who they show; of a "
+    "recipe that this run has trained, its figures beside those before it.",
 )
 def ab_report(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
     """One row: an encounter that both releases decided."""
+    trained = comparison_of_run(site.site, context.run_id)
+    offline = {"fine_tuned_beside_the_others": dg.MetadataValue.md(comparison_table(trained))} if trained else {}
     if newest_test(site.site) is None:
-        return dg.MaterializeResult(metadata={"encounters": 0, "in_words": "No A/B test was started yet."})
+        in_words = "No A/B test on new encounters was started yet."
+        return dg.MaterializeResult(metadata={"encounters": 0, "in_words": in_words, **offline})
     found = compare_arms(site.site, run_id=context.run_id)
     comparison = found.comparison
     return dg.MaterializeResult(
         metadata={
+            **offline,
             "test": found.test.test,
             "running": found.test.running,
             "encounters": comparison.encounters,

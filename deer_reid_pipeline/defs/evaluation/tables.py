@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from deer_reid_pipeline.reid.evaluation.criteria import Finding
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate
@@ -60,3 +60,25 @@ def grid_table(rows: Sequence[WeightRow]) -> str:
 
 def _short(item: Estimate) -> str:
     return f"{item.value:.3f} ({item.low:.3f} to {item.high:.3f})"
+
+
+def comparison_table(compared: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each recipe, a column for each figure with its interval, in percent.
+
+    Args:
+        compared: by recipe, as `RecipeFigures.as_json` gives it.
+    """
+    if not compared:
+        return "Nothing could be compared."
+    names = list(dict.fromkeys(name for item in compared.values() for name in item["figures"]))
+    lines = [f"| recipe | | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for recipe, item in compared.items():
+        cells = [_cell(item["figures"].get(name)) for name in names]
+        lines.append(f"| {recipe} | {item['what']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(figure: Mapping[str, Any] | None) -> str:
+    if figure is None or figure["value"] is None:
+        return "not measured"
+    return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"

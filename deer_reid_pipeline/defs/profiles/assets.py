@@ -81,7 +81,11 @@ def deer_matches(context: dg.AssetExecutionContext, site: SiteResource) -> dg.Ma
 class ReembeddingConfig(dg.Config):
     """How `deer_profiles` re-embeds. The defaults do what is missing and nothing else."""
 
-    recipe: str = Field("", description="Built-in recipe to embed under; empty: the live release's.")
+    recipe: str = Field(
+        "",
+        description="Recipe to embed under: a built-in one, or the name or id of a stored one; empty: the live "
+        "release's.",
+    )
     restart: bool = Field(False, description="Make every vector again instead of going on where a run stopped.")
     backlog: bool = Field(False, description="Embed detections without an individual too, as the night run does.")
 
@@ -104,7 +108,7 @@ def deer_profiles(
 ) -> dg.MaterializeResult:
     """One row: an individual under a recipe. The vector columns of `deer` show the live release's."""
     before = _last_row_count(context)
-    recipe = site.site.build_recipe(config.recipe) if config.recipe else site.matcher.recipe
+    recipe = site.site.recipe(config.recipe) if config.recipe else site.matcher.recipe
     result = update_profiles(site.site, recipe, context.log.info, again=config.restart)
     backlog = embed_backlog(site.site, recipe, context.log.info, again=config.restart) if config.backlog else 0
     check = check_profiles(site.site)

@@ -78,7 +78,7 @@ def fused_blocks(labelled: Labelled, fitted: FittedPolicy) -> Block:
 
 
 def never_compared(labelled: Labelled, flank: str) -> Callable[[Ints], Mask | None]:
-    """Which pairs the protocol leaves out because of the flanks that they show.
+    """Which pairs the protocol leaves out because of the flanks that they show, or the compartments they lie in.
 
     Args:
         flank: "same" leaves out opposite flanks, "cross" everything else.
@@ -92,13 +92,18 @@ def never_compared(labelled: Labelled, flank: str) -> Callable[[Ints], Mask | No
     if flank not in (SAME, CROSS):
         raise ValueError(f"flank is {SAME} or {CROSS}, not {flank}")
     signs = flank_signs(labelled.viewpoints)
-    all_compared = flank == SAME and not (np.any(signs > 0) and np.any(signs < 0))
+    compartment = labelled.compartment if labelled.divided else None
+    both_flanks = bool(np.any(signs > 0) and np.any(signs < 0))
+    all_compared = flank == SAME and not both_flanks and compartment is None
 
     def left_out(rows: Ints) -> Mask | None:
         if all_compared:
             return None
         opposite: Mask = np.multiply.outer(signs[rows], signs) < 0
-        return opposite if flank == SAME else ~opposite
+        barred: Mask = opposite if flank == SAME else ~opposite
+        if compartment is not None:
+            barred |= compartment[rows][:, None] != compartment
+        return barred
 
     return left_out
 

@@ -1,7 +1,8 @@
 """The identities that a matcher makes by itself, compared with the true ones as two ways to group encounters.
 
 Every encounter left uncertain is a group of its own. Pairs of decisions that are burst neighbours of one animal are
-left out: they are neither evidence that the matcher recognises it nor that it does not.
+left out: they are neither evidence that the matcher recognises it nor that it does not. Pairs of two compartments are
+left out too: they are never compared, and counting them as rightly kept apart would flatter.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ CHUNK = 256
 class Clustering:
     """How the identities made agree with the true ones.
 
-    A pair is two decisions. An individual that is drawn twice in a bootstrap is two animals: its own pairs count
-    twice, and pairs between the two, of which nothing was observed, are taken to be put together as often as
-    decisions of two different individuals are.
+    A pair is two decisions of one compartment. An individual that is drawn twice in a bootstrap is two animals: its
+    own pairs count twice, and pairs between the two, of which nothing was observed, are taken to be put together as
+    often as decisions of two different individuals are.
 
     Attributes:
         ari: adjusted Rand index (Hubert and Arabie 1985, J. Classification 2:193-218), 1 for the true grouping and
@@ -85,16 +86,38 @@ def groups_of(decided: Decided) -> Ints:
 
 
 def _pair_counts(groups: Ints, decided: Decided) -> Callable[[Floats], _Pairs]:
-    individuals = decided.individuals
+    if decided.compartment is None:
+        return _pairs_among(groups, decided.individual, decided.burst, decided.individuals)
+    parts: list[tuple[Ints, Callable[[Floats], _Pairs]]] = []
+    for compartment in np.unique(decided.compartment).tolist():
+        here = decided.compartment == compartment
+        members, individual = np.unique(decided.individual[here], return_inverse=True)
+        inside = np.unique(groups[here], return_inverse=True)[1]
+        parts.append((members, _pairs_among(inside, individual, decided.burst[here], len(members))))
+
+    def count(weights: Floats) -> _Pairs:
+        found = [of(weights[:, members]) for members, of in parts]
+        return _Pairs(
+            together_same=np.sum([pairs.together_same for pairs in found], axis=0),
+            together=np.sum([pairs.together for pairs in found], axis=0),
+            same=np.sum([pairs.same for pairs in found], axis=0),
+            all=np.sum([pairs.all for pairs in found], axis=0),
+        )
+
+    return count
+
+
+def _pairs_among(groups: Ints, individual: Ints, burst: Ints, individuals: int) -> Callable[[Floats], _Pairs]:
+    """Pairs of these decisions, of `individuals` individuals, by how often each of those is drawn."""
     shape = (int(groups.max(initial=-1)) + 1, individuals)
-    table = sparse.csr_matrix((np.ones(len(groups)), (groups, decided.individual)), shape=shape)
-    sizes = np.bincount(decided.individual, minlength=individuals).astype(np.float64)
-    burst = np.unique(decided.burst * individuals + decided.individual, return_inverse=True)[1]
-    junk_same = _pairs_of(np.unique(burst, return_index=True, return_counts=True), decided.individual, individuals)
+    table = sparse.csr_matrix((np.ones(len(groups)), (groups, individual)), shape=shape)
+    sizes = np.bincount(individual, minlength=individuals).astype(np.float64)
+    burst = np.unique(burst * individuals + individual, return_inverse=True)[1]
+    junk_same = _pairs_of(np.unique(burst, return_index=True, return_counts=True), individual, individuals)
     cell = np.unique(burst * shape[0] + groups, return_index=True, return_counts=True)
     own_same = _pairs(sizes) - junk_same
     own_together = np.asarray(table.multiply(table - table.sign()).sum(axis=0)).ravel() / 2
-    own_together = own_together - _pairs_of(cell, decided.individual, individuals)
+    own_together = own_together - _pairs_of(cell, individual, individuals)
     squares = table.multiply(table).T.tocsr()  # (G, groups)
 
     def count(weights: Floats) -> _Pairs:

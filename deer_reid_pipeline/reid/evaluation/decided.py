@@ -44,6 +44,7 @@ class Decided:
         rows: labelled detections of each decision.
         individuals: G, those without a detection included.
         made: individuals that the matcher made; 0 against true identities.
+        compartment: of each decision, which knows nobody of another one; None where there is one for all; (D,).
     """
 
     encounter: Ints
@@ -62,6 +63,7 @@ class Decided:
     rows: tuple[Ints, ...]
     individuals: int
     made: int
+    compartment: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -42,6 +42,7 @@ def decide_in_order(labelled: Labelled, fitted: FittedPolicy, *, truth: bool) ->
     Without, the gallery is the matcher's own: an encounter called new opens an individual with its pictures as
     evidence; a match adds none, and neither does an uncertain outcome. An encounter that is called new although a
     burst neighbour of the same animal has opened an individual joins that one, as it could not have been compared.
+    Each compartment is a herd of its own: nobody of another one is known.
 
     Raises:
         RecipeMismatchError: vectors come from different recipes.
@@ -61,6 +62,7 @@ class _Run:
 
     def __init__(self, labelled: Labelled, units: Units, comparison: Comparison, fitted: FittedPolicy) -> None:
         self.labelled, self.units, self._comparison = labelled, units, comparison
+        self.compartments = labelled.compartments
         count = len(units)
         folds = comparison.fold_of_individual[units.individual].tolist()
         self.policies = [fitted.judging(fold) for fold in folds]
@@ -122,6 +124,7 @@ class _Run:
             rows=self.units.rows,
             individuals=self.labelled.individuals,
             made=self.made,
+            compartment=self.compartments[self.units.individual] if self.labelled.divided else None,
         )
 
 
@@ -129,6 +132,7 @@ def _against_truth(run: _Run, standing: Standing) -> None:
     units = run.units
     current: dict[int, int] = {}
     known: dict[int, Known] = {}
+    compartments: list[int] = run.compartments.tolist()
     waiting: list[int] = []  # what the encounter being decided will have made known
     for block in units.blocks(np.arange(len(units))):
         around = units.sighting[[*waiting, *block]]
@@ -145,7 +149,12 @@ def _against_truth(run: _Run, standing: Standing) -> None:
                 waiting.clear()
             waiting.append(unit)
             own, before = int(units.individual[unit]), int(standing.before[units.sighting[unit]])
-            versions = {code: version for code, version in {**current, own: before}.items() if version != NOBODY}
+            home = compartments[own]
+            versions = {
+                code: version
+                for code, version in {**current, own: before}.items()
+                if version != NOBODY and compartments[code] == home
+            }
             sizes = np.array([len(standing.versions[version]) for version in versions.values()], dtype=np.int64)
             scores = similarity(unit, standing.rows_of(list(versions.values())), sizes)
             decision = decide_scored(scores, [known[code] for code in versions], run.sexes[unit], run.policies[unit])
@@ -169,9 +178,10 @@ def _against_own(run: _Run, standing: Standing) -> None:
             own, policy, sex = int(units.individual[unit]), policies[id(run.policies[unit])], run.sexes[unit]
             junk = made.neighbours.setdefault((own, int(units.burst[unit])), [])
             scores = similarity(unit, *made.columns())
-            offered = np.ones(len(scores), dtype=bool)
+            opened = units.individual[made.openers]
+            offered = run.compartments[opened] == run.compartments[own]
             offered[junk] = False
-            mine = offered & (units.individual[made.openers] == own)
+            mine = offered & (opened == own)
             run.known_before[unit] = mine.any()
             run.only_burst[unit] = bool(junk) and not mine.any()
             run.comparable[unit] = np.isfinite(scores[mine]).any()

@@ -41,7 +41,7 @@ class Evaluation:
     Attributes:
         counts: individuals, encounters, detections, returning_individuals (two or more encounters), mated_searches,
             non_mated_searches, gallery_size (of a search for an unknown animal), and known_individuals, those of
-            the real gallery, where that was told.
+            the real gallery, where that was told, or where compartments make the galleries smaller.
         statistics: metric -> Statistic, same flank and different encounters. rank1, rank5, map, map_individual,
             roc_auc, d_prime, eer, fnir_at_fpir_1, fnir_at_fpir_5, fnir, named (share of
             returning animals' encounters that the whole policy names rightly), baks, baus, baks_baus, ari,

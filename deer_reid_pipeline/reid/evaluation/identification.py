@@ -183,14 +183,14 @@ def fpir_at_size(searches: Searches, threshold: float | Floats, size: int) -> St
     if size < 1:
         raise ValueError(f"a gallery has at least one individual, not {size}")
     whole = fpir_statistic(searches, threshold)
-    gallery = searches.gallery_size
-    if size >= gallery:
+    if size >= searches.gallery_size:
         return Statistic(
-            lambda weights: _projected(whole.of(weights), gallery, size),
+            lambda weights: _projected(whole.of(weights), searches.gallery_size, size),
             whole.individuals,
             whole.n,
             whole.taking_part,
         )
+    gallery = np.maximum(searches.gallery_sizes, size)  # a search in a smaller one could find nobody, and is no trial
     above = (searches.nonmate_scores() >= np.reshape(threshold, (-1, 1))).sum(axis=1)
     left = np.maximum(gallery - above, size)
     escapes = np.exp(gammaln(left + 1) - gammaln(left - size + 1) - gammaln(gallery + 1) + gammaln(gallery - size + 1))

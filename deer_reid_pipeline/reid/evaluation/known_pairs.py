@@ -91,7 +91,7 @@ def change(before: TruePairs, after: TruePairs) -> Estimate:
 
 @dataclass(frozen=True)
 class FalsePairs:
-    """Similarity of pairs of different individuals that are not of opposite flanks, in both directions.
+    """Similarity of pairs of different individuals of a compartment, not of opposite flanks, in both directions.
 
     Attributes:
         above: pairs above the threshold, by query's and other's individual; (G, G).
@@ -131,6 +131,7 @@ def false_pairs(labelled: Labelled, fitted: FittedPolicy, above: float, same_sex
     codes = [int(labelled.individual[rows[0]]) for rows in members]
     starts = np.cumsum([0, *(len(rows) for rows in members)])
     flanks = flank_signs(labelled.viewpoints)[order]
+    compartments = labelled.compartment[order] if labelled.compartment is not None else None
     sexes = np.array([{"female": 1, "male": 2}.get(sex, 0) for sex in labelled.sexes], dtype=np.int8)[order]
     block = fused_blocks(labelled, _weighted(fitted))
     individuals = labelled.individuals
@@ -143,6 +144,8 @@ def false_pairs(labelled: Labelled, fitted: FittedPolicy, above: float, same_sex
             similarity = block(part)[:, order]
             compared = np.multiply.outer(flanks[here], flanks) >= 0
             compared[:, start : start + len(rows)] = False
+            if compartments is not None:
+                compared &= compartments[here][:, None] == compartments
             total[code, codes] += np.add.reduceat(compared.sum(axis=0), starts[:-1])
             exceeding[code, codes] += np.add.reduceat(((similarity > above) & compared).sum(axis=0), starts[:-1])
             if not sexes[here].any():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ class Labelled:
         names: individualID by code; (G,).
         sexes: male, female or unknown of each detection's encounter; (n,).
         strata: name (light, camera, ...) -> the value of each detection, "" where unknown; each (n,).
+        compartment: 0 or more, the same for all detections of an individual; int64 (n,). Vectors of different
+            compartments come from different models (the cross-validation folds of a trained embedding) and are never
+            compared. None where all of them may be.
     """
 
     keys: Sequence[Hashable]
@@ -40,17 +43,24 @@ class Labelled:
     names: Sequence[str]
     sexes: Sequence[str]
     strata: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    compartment: Ints | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.keys)
         columns = [self.individual, self.encounter, self.burst, self.viewpoints, self.sexes, *self.strata.values()]
         columns += [item.vectors for item in self.vectors.values()]
+        columns += [] if self.compartment is None else [self.compartment]
         if any(len(column) != rows for column in columns):
             raise ValueError(f"columns of labelled detections differ in length from their {rows} keys")
         if len({item.recipe_id for item in self.vectors.values()}) > 1:
             raise ValueError("labelled detections carry vectors of more than one recipe")
         if rows and not 0 <= self.individual.min() <= self.individual.max() < len(self.names):
             raise ValueError("an individual's code has no name")
+        if self.compartment is not None and rows:
+            if self.compartment.min() < 0:
+                raise ValueError("a compartment's number is negative")
+            if np.any(self.compartments[self.individual] != self.compartment):
+                raise ValueError("an individual has detections in more than one compartment")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -64,6 +74,20 @@ class Labelled:
     def encounters(self) -> int:
         """Number of encounters."""
         return int(self.encounter.max()) + 1 if len(self) else 0
+
+    @property
+    def divided(self) -> bool:
+        """Whether there are detections that are never compared because they lie in different compartments."""
+        return self.compartment is not None and len(self) > 0 and bool(np.ptp(self.compartment))
+
+    @property
+    def compartments(self) -> Ints:
+        """Compartment of each individual, -1 for those without a row; 0 for all where there are none; int64 (G,)."""
+        if self.compartment is None:
+            return np.zeros(self.individuals, dtype=np.int64)
+        found = np.full(self.individuals, -1, dtype=np.int64)
+        found[self.individual] = self.compartment
+        return found
 
     def rows(self, keep: Mask) -> Labelled:
         """Only these rows. Individuals and encounters are numbered anew, in the same order.
@@ -86,6 +110,7 @@ class Labelled:
             names=[self.names[code] for code in present.tolist()],
             sexes=[self.sexes[i] for i in index],
             strata={name: [column[i] for i in index] for name, column in self.strata.items()},
+            compartment=None if self.compartment is None else self.compartment[index],
         )
 
     def of_individuals(self, chosen: Mask) -> Labelled:
@@ -95,6 +120,24 @@ class Labelled:
             chosen: bool (G,).
         """
         return self.rows(np.asarray(chosen, dtype=bool)[self.individual])
+
+
+def in_compartments_of(labelled: Labelled, other: Labelled) -> Labelled:
+    """The same detections in the compartments of another's individuals, so that both are judged in the same galleries.
+
+    Individuals are told by their names; without compartments in the other there are none in what is returned.
+
+    Raises:
+        ValueError: the other has no detection of an individual.
+    """
+    if other.compartment is None:
+        return replace(labelled, compartment=None)
+    of_name = {name: code for name, code in zip(other.names, other.compartments.tolist(), strict=True) if code >= 0}
+    missing = sorted({labelled.names[code] for code in np.unique(labelled.individual).tolist()} - set(of_name))
+    if missing:
+        raise ValueError(f"no compartment is known of {len(missing)} individuals: {', '.join(missing[:5])}")
+    found = np.array([of_name.get(name, -1) for name in labelled.names], dtype=np.int64)
+    return replace(labelled, compartment=found[labelled.individual])
 
 
 def _renumbered(codes: Ints) -> Ints:

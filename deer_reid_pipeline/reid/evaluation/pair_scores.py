@@ -212,7 +212,10 @@ def _layout(
     columns = min(individuals, max(1, MEMORY // (4 * FEWEST_BINS * max(1, individuals))))
     bins = int(np.clip(MEMORY // (4 * max(1, individuals * columns)), FEWEST_BINS, MOST_BINS))
     starts = edges(_fine(true_scores, scale), _fine(false_scores, scale), bins)
-    return scale, starts, np.arange(individuals, dtype=np.int64) * columns // max(1, individuals)
+    place = np.arange(individuals, dtype=np.int64)
+    if labelled.divided:  # a group's mean weight stands for its members, which should be of one compartment
+        place[np.argsort(labelled.compartments, kind="stable")] = np.arange(individuals)
+    return scale, starts, place * columns // max(1, individuals)
 
 
 def _range(

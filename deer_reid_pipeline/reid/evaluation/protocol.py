@@ -1,7 +1,8 @@
 """One protocol for whatever is judged: the live release, a candidate, a recipe without a release.
 
 Query and gallery come from different encounters, burst neighbours never count as a true pair, opposite flanks are
-judged apart, unknown individuals take part, and every individual is judged by the policy that was fitted without it.
+judged apart, unknown individuals take part, every individual is judged by the policy that was fitted without it, and
+nothing is compared across compartments (see `Labelled`).
 Beside the honest figures stand the leaky split and the background alone, so that both gaps are visible.
 """
 
@@ -23,7 +24,7 @@ from deer_reid_pipeline.reid.evaluation.identification import (
     fpir_of_individuals,
     fpir_statistic,
 )
-from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled, Mask
+from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled, Mask, in_compartments_of
 from deer_reid_pipeline.reid.evaluation.reliability import reliability
 from deer_reid_pipeline.reid.evaluation.retrieval import Retrieval, retrieve
 from deer_reid_pipeline.reid.evaluation.searches import Searches, search
@@ -54,16 +55,21 @@ def evaluate(
 
     Args:
         control: vectors of the background alone of some of these detections, under a recipe of their own; None where
-            they were not made.
+            they were not made. Where the detections have compartments and these do not, they are judged in the same.
         gallery_size: individuals of the real gallery, in which an unknown animal is searched for; those labelled
             where not given.
         progress: is told the stage, how many stages are done, and how many there are.
 
     Raises:
-        ValueError: there is no detection, or a branch that a policy weighs is missing.
+        ValueError: there is no detection, a branch that a policy weighs is missing, or the control shows individuals of
+            which no compartment is known.
     """
     if not len(labelled):
         raise ValueError("nothing to judge: no detection is labelled")
+    if control is not None and control.compartment is None:
+        control = in_compartments_of(control, labelled)
+    if gallery_size is None and labelled.divided:
+        gallery_size = labelled.individuals  # in use there are no compartments: that is the gallery to be claimed for
     done = iter(range(len(STAGES) + 1))
 
     def tell() -> None:

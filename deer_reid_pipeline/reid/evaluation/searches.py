@@ -39,7 +39,7 @@ class Searches:
             still a non-mated one with its own individual taken out; bool (S,).
         scores: similarity to every individual by code, float32 (S, G): to its own one by what was known of it
             before (burst neighbours left out), to all others by all that is known of them. NaN where nothing shows
-            a comparable flank.
+            a comparable flank, and for individuals of another compartment, which are no candidates.
         mate_score: similarity to the own individual; NaN where the search has no mate to compare with; (S,).
         best_nonmate: highest similarity to another individual; NaN where none is comparable; (S,).
         best_nonmate_individual: code of that individual, -1 where none.
@@ -47,7 +47,10 @@ class Searches:
         mate_rank: 1 + the other individuals that score at least as high as the mate; 0 where there is no mate.
         rows: labelled detections of each search.
         individuals: G, those without a detection included.
-        gallery_size: individuals of the gallery of a non-mated search: all with a detection, but its own.
+        gallery_size: individuals of the gallery of a non-mated search: all with a detection, but its own. With
+            compartments the usual one, the median over individuals that could be taken for another.
+        compartment: of each individual, -1 for those without a detection; int64 (G,). None where everything may be
+            compared.
     """
 
     encounter: Ints
@@ -64,6 +67,7 @@ class Searches:
     rows: tuple[Ints, ...]
     individuals: int
     gallery_size: int
+    compartment: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,6 +81,19 @@ class Searches:
     def non_mated(self) -> NDArray[np.bool_]:
         """Searches that somebody could be found in once their own individual is taken out; (S,)."""
         return self.candidates > 0
+
+    @property
+    def gallery_sizes(self) -> Ints:
+        """Individuals of the gallery of each search with its own individual taken out; int64 (S,)."""
+        if self.compartment is None:
+            return np.full(len(self), self.gallery_size, dtype=np.int64)
+        return np.bincount(self.compartment[self.compartment >= 0])[self.compartment[self.individual]] - 1
+
+    def gallery_of(self, individual: int) -> Ints:
+        """Codes of the individuals that searches for this one are made among, itself included; ascending."""
+        if self.compartment is None:
+            return np.arange(self.individuals)
+        return np.flatnonzero(self.compartment == self.compartment[individual])
 
     def nonmate_scores(self) -> NDArray[np.float32]:
         """`scores` without those of the own individual, which become NaN; (S, G)."""
@@ -102,6 +119,7 @@ class Searches:
             tuple(self.rows[row] for row in index.tolist()),
             self.individuals,
             self.gallery_size,
+            self.compartment,
         )
 
 
@@ -111,7 +129,7 @@ def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
     The score of an individual is the mean, over the crops that have one, of the highest fused similarity (under a
     calibrated fusion a probability) to a comparable exemplar; opposite flanks are not compared. With
     `gallery="profile"` it is the similarity to the mean direction of the individual's pictures, whatever their flank.
-    Each search is scored by the policy that was fitted without its individual.
+    Each search is scored by the policy that was fitted without its individual, in the gallery of its compartment.
 
     Raises:
         RecipeMismatchError: vectors come from different recipes.
@@ -131,7 +149,8 @@ def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
         first=((standing.before == NOBODY) & ~standing.only_burst)[units.sighting],
         only_burst=standing.only_burst[units.sighting],
         rows=units.rows,
-        gallery_size=max(int(np.count_nonzero(standing.final != NOBODY)) - 1, 0),
+        gallery_size=_usual_gallery(labelled.compartments[standing.final != NOBODY]),
+        compartment=labelled.compartments if labelled.divided else None,
     )
 
 
@@ -145,6 +164,7 @@ def searches_of(
     rows: tuple[Ints, ...],
     gallery_size: int,
     only_burst: NDArray[np.bool_] | None = None,
+    compartment: Ints | None = None,
 ) -> Searches:
     """Searches from their similarities to every individual; see `Searches` for the arguments.
 
@@ -175,7 +195,21 @@ def searches_of(
         rows=rows,
         individuals=scores.shape[1],
         gallery_size=gallery_size,
+        compartment=compartment,
     )
+
+
+def _usual_gallery(compartments: Ints) -> int:
+    """Individuals beside one's own in a compartment: the median over individuals that have others there; 0 without any.
+
+    The smallest would let three newly named animals decide what can be claimed for all.
+
+    Args:
+        compartments: of the individuals that have a detection.
+    """
+    _, place, counts = np.unique(compartments, return_inverse=True, return_counts=True)
+    others = (counts - 1)[place]
+    return int(np.median(others[others > 0])) if np.any(others > 0) else 0
 
 
 def _score_others(scores: NDArray[np.float32], units: Units, standing: Standing, comparison: Comparison) -> None:

@@ -99,6 +99,7 @@ class Standing:
             are no burst neighbours; NOBODY where there is none.
         after: of each sighting, the version of its individual once it is known too.
         only_burst: of each sighting, its own individual was seen before, but only in burst neighbours; bool.
+        compartment: of each row of `vectors`; None where everything may be compared.
     """
 
     vectors: Mapping[str, VectorSet]
@@ -108,6 +109,7 @@ class Standing:
     before: Ints
     after: Ints
     only_burst: Mask
+    compartment: Ints | None = None
 
     def rows_of(self, versions: Sequence[int]) -> Ints:
         """The rows of these versions, in their order."""
@@ -126,6 +128,7 @@ class _Bank:
         self._branches += sorted(set(labelled.vectors) - set(BRANCHES))
         self._versions: list[Ints] = []
         self._means: dict[str, list[FloatArray]] = {branch: [] for branch in self._branches}
+        self._compartments: list[int] = []
 
     def add(self, rows: Ints) -> int:
         """The version in which these detections are what is known of an individual."""
@@ -133,6 +136,8 @@ class _Bank:
         if self._profile:
             for branch, means in self._means.items():
                 means.append(mean_direction(labelled.vectors[branch].vectors[rows]))
+            if labelled.compartment is not None:
+                self._compartments.append(int(labelled.compartment[rows[0]]))
             self._versions.append(np.array([len(self._versions)]))
         elif len(rows) == 1:
             self._versions.append(rows)
@@ -149,6 +154,7 @@ class _Bank:
     def standing(self, final: Ints, before: Ints, after: Ints, only_burst: Mask) -> Standing:
         vectors: Mapping[str, VectorSet] = self._labelled.vectors
         flanks = flank_signs(self._labelled.viewpoints)
+        compartment = self._labelled.compartment
         if self._profile:
             vectors = {
                 branch: VectorSet(
@@ -157,7 +163,10 @@ class _Bank:
                 for branch, item in self._labelled.vectors.items()
             }
             flanks = np.zeros(len(self._versions), dtype=np.int8)
-        return Standing(vectors, flanks, tuple(self._versions), final, before, after, only_burst)
+            compartment = np.array(self._compartments, dtype=np.int64)
+        if not self._labelled.divided:
+            compartment = None
+        return Standing(vectors, flanks, tuple(self._versions), final, before, after, only_burst, compartment)
 
 
 def standing_over_time(labelled: Labelled, units: Units, gallery: str) -> Standing:
@@ -215,7 +224,7 @@ class Comparison:
         self._fold = self.fold_of_individual[labelled.individual]
 
     def of(self, rows: Ints, standing: Standing, columns: Ints) -> FloatArray:
-        """Fused similarity; -inf where the two show opposite flanks.
+        """Fused similarity; -inf where the two show opposite flanks or lie in different compartments.
 
         Args:
             rows: labelled detections; (r,).
@@ -243,6 +252,8 @@ class Comparison:
                 cosines[branch] = cosine_matrix(_taken(self._labelled.vectors[branch], rows[at]), gathered[branch])
             fused[at] = fused_similarity(cosines, policy)
         fused[np.multiply.outer(self._flanks[rows], standing.flanks[columns]) < 0] = -np.inf
+        if self._labelled.compartment is not None and standing.compartment is not None:
+            fused[self._labelled.compartment[rows][:, None] != standing.compartment[columns]] = -np.inf
         return fused
 
 

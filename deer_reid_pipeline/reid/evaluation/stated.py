@@ -51,13 +51,13 @@ def stated(searches: Searches, fitted: FittedPolicy) -> Stated:
             continue
         odds = fitted.judging(fold).odds
         own = int(searches.individual[place])
-        scores = searches.scores[place].astype(np.float64)
+        gallery = searches.gallery_of(own)
         if searches.first[place]:
-            scores = np.delete(scores, own)
-            own = -1
+            gallery = gallery[gallery != own]
+        scores = searches.scores[place, gallery].astype(np.float64)
         if odds is None or not np.isfinite(scores).any():
             continue
         best = int(np.nanargmax(scores))
         probability[place] = odds.posterior(scores)[0][best]
-        right[place] = best == own
+        right[place] = gallery[best] == own
     return Stated(probability, right, searches.individual)

@@ -109,7 +109,8 @@ def _fit(labelled: Labelled, base: MatchPolicy, bound: float, folds: int, size: 
     if mates >= FEWEST_FOR_ODDS:
         met = searches.only(~searches.only_burst)  # what is known only by burst neighbours is neither new nor known
         mate = np.where(met.first, -1, met.individual)
-        odds = fit_odds(met.scores.astype(np.float64), mate, met.individual, scale=policy.scale)
+        scores = met.scores.astype(np.float64)
+        odds = fit_odds(scores, mate, met.individual, scale=policy.scale, compartment=met.compartment)
         policy = policy.model_copy(update={"odds": odds})
     else:
         reasons.append(f"No probabilities: they need {FEWEST_FOR_ODDS} returning individuals, there are {mates}.")

@@ -103,6 +103,8 @@ class Sample:
         one, other = np.triu_indices(len(self.labelled), 1)
         same = individual[one] == individual[other]
         compared = (flanks[one] * flanks[other] >= 0) & ~(same & (burst[one] == burst[other]))
+        if self.labelled.compartment is not None:
+            compared &= self.labelled.compartment[one] == self.labelled.compartment[other]
         true, false = np.flatnonzero(compared & same), np.flatnonzero(compared & ~same)
         kept = false
         if len(false) > MOST_IMPOSTORS:

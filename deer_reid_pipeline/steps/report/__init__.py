@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from deer_reid_pipeline.steps.report.content import content_of, sides_of
 from deer_reid_pipeline.steps.report.page import render
 from deer_reid_pipeline.steps.report.report_json import report_json
 from deer_reid_pipeline.steps.report.text import text_report
-from deer_reid_pipeline.steps.report.writer import write_folder
+from deer_reid_pipeline.steps.report.writer import dated_name, write_folder
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.validation import ValidationResult
 
@@ -34,10 +33,9 @@ def write_report(site: Site, result: ValidationResult) -> Path:
     """
     sides = sides_of(result)
     content = content_of(site, result, sides)
-    recipe = re.sub(r"[^A-Za-z0-9._-]", "_", result.judged.recipe.id)[:48]
     return write_folder(
         site.settings.home / "reports" / "validation",
-        f"{result.made_at:%Y%m%dT%H%M%SZ}-{recipe}",
+        dated_name(result.made_at, result.judged.recipe.id),
         {
             PAGE: render(content),
             JSON: report_json(result, sides, PAGE),

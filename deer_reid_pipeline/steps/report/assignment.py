@@ -7,7 +7,7 @@ stands in a report of its own, beside the validation report and never in its pla
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,16 +71,16 @@ class AssignmentSummary:
             f"{self.encounters:,} encounters, {self.undecided:,} not decided yet; {self.individuals:,} individuals, "
             f"{self.opened_by_machine:,} of them opened by the matcher.",
             "",
-            *_table(
+            *markdown_table(
                 ("Latest decision", "by a person", "by the machine"),
                 [(_words(name), who.get("human", 0), who.get("machine", 0)) for name, who in self.outcomes.items()],
             ),
-            *_table(
+            *markdown_table(
                 ("Release", *(_words(name) for name in OUTCOMES)),
                 [(name, *(counts.get(o, 0) for o in OUTCOMES)) for name, counts in self.releases.items()],
             ),
-            *_table(("Sex", "individuals"), list(self.sexes.items())),
-            *_table(("Sightings (detections)", "individuals"), list(self.per_individual.items())),
+            *markdown_table(("Sex", "individuals"), list(self.sexes.items())),
+            *markdown_table(("Sightings (detections)", "individuals"), list(self.per_individual.items())),
             f"The individual seen most has {self.most_seen:,} detections.",
         ]
         return "\n".join(lines) + "\n"
@@ -135,7 +135,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """A Markdown table and an empty line; nothing without rows."""
     if not rows:
         return []

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate
 from deer_reid_pipeline.reid.evaluation.gate import Finding, Verdict
@@ -17,6 +15,7 @@ from deer_reid_pipeline.steps.report.cells import cell, change
 from deer_reid_pipeline.steps.report.measured import Measured
 from deer_reid_pipeline.steps.report.pictures import PicturePair
 from deer_reid_pipeline.steps.report.sentences import KINDS, QUESTION, answer, candidate_sentence, finding_title
+from deer_reid_pipeline.steps.report.templates import FOLDER, page_template
 from deer_reid_pipeline.steps.report.wording import (
     NUMBER,
     SHARE,
@@ -26,9 +25,6 @@ from deer_reid_pipeline.steps.report.wording import (
     is_measured,
     shown,
 )
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 MARKS = {
     True: ("pass", "\N{CHECK MARK}", "shown"),
@@ -91,18 +87,7 @@ class Content:
 
 def render(content: Content) -> str:
     """The page. Text that comes from outside (names, files, cameras) is escaped."""
-    return _template().render(page=_view(content))
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent, encoding="utf-8")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html.j2")
+    return page_template("page.html.j2", FOLDER).render(page=_view(content))
 
 
 def _view(content: Content) -> dict[str, Any]:
@@ -118,8 +103,8 @@ def _view(content: Content) -> dict[str, Any]:
         "groups": [group for group in (_group(content, *item) for item in GROUPS) if group["rows"]],
         "checks": _checks(content),
         "plots": content.plots,
-        "false_matches": [_pair(pair) for pair in content.false_matches],
-        "misses": [_pair(pair) for pair in content.misses],
+        "false_matches": [pair_view(pair) for pair in content.false_matches],
+        "misses": [pair_view(pair) for pair in content.misses],
         "pictures_of": content.pictures_of,
         "remarks": content.remarks,
         "owner": [_owner(line) for line in content.owner],
@@ -278,5 +263,6 @@ def _owner(line: Criterion) -> dict[str, str]:
     }
 
 
-def _pair(pair: PicturePair) -> dict[str, Any]:
+def pair_view(pair: PicturePair) -> dict[str, Any]:
+    """A pair as the macro `picture_list` takes it."""
     return {"left": pair.left, "right": pair.right, "score": shown(pair.score, NUMBER)}

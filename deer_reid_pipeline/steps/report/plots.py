@@ -77,7 +77,7 @@ class GallerySeries:
 
 def roc(curves: Sequence[Curve]) -> str:
     """True against false matches over all thresholds; SVG."""
-    with _drawn(4.6) as (figure, axes):
+    with drawn(4.6) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="chance")
         for curve, colour, style in zip(curves, COLOURS, STYLES, strict=False):
             chosen = _thinned(curve.false_positive, 1 - curve.false_negative)
@@ -88,12 +88,12 @@ def roc(curves: Sequence[Curve]) -> str:
         _percent(axes.xaxis)
         _percent(axes.yaxis)
         axes.legend(loc="lower right")
-        return _svg(figure)
+        return svg(figure)
 
 
 def det(curves: Sequence[Curve]) -> str:
     """Misses against false alarms on normal-deviate axes (Martin et al. 1997, Eurospeech); SVG."""
-    with _drawn(4.6) as (figure, axes):
+    with drawn(4.6) as (figure, axes):
         low, high = stats.norm.ppf((DET_TICKS[0], DET_TICKS[-1]))
         axes.plot([low, high], [high, low], color=GREY, linewidth=1, linestyle=":", label="chance (pairs)")
         for index, curve in enumerate(curves):
@@ -105,12 +105,12 @@ def det(curves: Sequence[Curve]) -> str:
         axes.set_xlabel("false alarms, %")
         axes.set_ylabel("misses, %")
         axes.legend(loc="lower left")
-        return _svg(figure)
+        return svg(figure)
 
 
 def histograms(items: Sequence[Histogram]) -> str:
     """Scores of true and false pairs, one panel a matcher, each distribution scaled to its own total; SVG."""
-    with _drawn(1.1 + 1.8 * len(items), rows=len(items)) as (figure, panels):
+    with drawn(1.1 + 1.8 * len(items), rows=len(items)) as (figure, panels):
         for axes, item in zip(np.atleast_1d(panels), items, strict=True):
             for counts, colour, label, filled in (
                 (item.impostor, IMPOSTOR, "two animals", True),
@@ -130,7 +130,7 @@ def histograms(items: Sequence[Histogram]) -> str:
             axes.set_yticks([])
             axes.legend(loc="best", fontsize=8.5)
         np.atleast_1d(panels)[-1].set_xlabel("score of a pair")
-        return _svg(figure)
+        return svg(figure)
 
 
 def reliability(bins: Sequence[tuple[float, Estimate]]) -> str:
@@ -139,7 +139,7 @@ def reliability(bins: Sequence[tuple[float, Estimate]]) -> str:
     Args:
         bins: mean stated probability, and the share that was right, of each bin.
     """
-    with _drawn(4.6) as (figure, axes):
+    with drawn(4.6) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="perfectly calibrated")
         stated = np.array([x for x, _ in bins])
         values = np.array([item.value for _, item in bins])
@@ -152,12 +152,12 @@ def reliability(bins: Sequence[tuple[float, Estimate]]) -> str:
         _percent(axes.xaxis)
         _percent(axes.yaxis)
         axes.legend(loc="upper left")
-        return _svg(figure)
+        return svg(figure)
 
 
 def fpir_by_size(series: Sequence[GallerySeries], bound: float) -> str:
     """How often a stranger is given a name as the gallery grows; SVG."""
-    with _drawn(3.6) as (figure, axes):
+    with drawn(3.6) as (figure, axes):
         top = bound
         for item, colour, style in zip(series, COLOURS, STYLES, strict=False):
             low, value, high = (
@@ -182,7 +182,7 @@ def fpir_by_size(series: Sequence[GallerySeries], bound: float) -> str:
         axes.set_ylabel("strangers given a name (FPIR)")
         _percent(axes.yaxis)
         axes.legend(loc="upper left")
-        return _svg(figure)
+        return svg(figure)
 
 
 def strata(groups: Sequence[tuple[str, Sequence[Sequence[Dot]]]], axis_label: str) -> str:
@@ -192,7 +192,7 @@ def strata(groups: Sequence[tuple[str, Sequence[Sequence[Dot]]]], axis_label: st
         groups: name of the stratum and, for each matcher (live, candidate), one dot a value, in the same order.
     """
     rows = sum(len(dots[0]) + 1 for _, dots in groups)
-    with _drawn(0.9 + 0.25 * rows) as (figure, axes):
+    with drawn(0.9 + 0.25 * rows) as (figure, axes):
         place, ticks, labels = 0.0, [], []
         for name, matchers in groups:
             axes.text(0.0, place, name, fontweight="bold", va="center", ha="left", transform=axes.get_yaxis_transform())
@@ -214,12 +214,16 @@ def strata(groups: Sequence[tuple[str, Sequence[Sequence[Dot]]]], axis_label: st
         axes.set_xlabel(axis_label)
         axes.tick_params(axis="y", length=0)
         _percent(axes.xaxis)
-        return _svg(figure)
+        return svg(figure)
 
 
 @contextmanager
-def _drawn(height: float, rows: int = 1) -> Iterator[tuple[Figure, Any]]:
-    """A figure as wide as a phone can show with its letters still readable."""
+def drawn(height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
+    """A figure as wide as a phone can show with its letters still readable, and its axes.
+
+    Args:
+        height: inches.
+    """
     import matplotlib as mpl  # slow to import, and most processes never draw
     from matplotlib.figure import Figure
 
@@ -242,10 +246,11 @@ def _drawn(height: float, rows: int = 1) -> Iterator[tuple[Figure, Any]]:
     }
     with mpl.rc_context(settings):
         figure = Figure(figsize=(4.8, height), layout="constrained")
-        yield figure, figure.subplots(rows, 1)
+        yield figure, figure.subplots(rows, columns)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as SVG text, the same for the same figure."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = stream.getvalue()

@@ -54,6 +54,14 @@ def interval(estimate: Estimate, unit: str) -> str:
     return f"{shown(estimate.low, unit)} to {shown(estimate.high, unit)}"
 
 
+def with_interval(estimate: Estimate | None, unit: str) -> str:
+    """Value and 95 % interval in ASCII: 26.0 % (21.3 to 31.2)."""
+    if estimate is None or not is_measured(estimate):
+        return NOT_MEASURED
+    low, high = (shown(value, unit).removesuffix(f"{FIXED}%") for value in (estimate.low, estimate.high))
+    return ascii_text(f"{shown(estimate.value, unit)} ({low} to {high})")
+
+
 def change_interval(difference: Estimate, unit: str) -> str:
     """The 95 % interval of a difference as text."""
     low, high = (

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from deer_reid_pipeline.errors import DeerReidError
 
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 _MOST_OF_A_SECOND = 100
+
+
+def dated_name(made_at: datetime, recipe_id: str) -> str:
+    """Name of a report's folder.
+
+    Args:
+        made_at: UTC.
+    """
+    return f"{made_at:%Y%m%dT%H%M%SZ}-{re.sub(r'[^A-Za-z0-9._-]', '_', recipe_id)[:48]}"
 
 
 def write_folder(parent: Path, name: str, files: Mapping[str, str]) -> Path:

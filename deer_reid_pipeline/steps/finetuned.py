@@ -1,0 +1,213 @@
+"""`finetuned_embeddings`: all detections under a fine-tuned recipe, the fold models' vectors that judge it, and the
+candidate release that the gate decides on.
+
+Old vectors stay. Of a fold's model only the vectors of the fold's own individuals are made: it judges nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deer_reid_pipeline.errors import DatabaseError
+from deer_reid_pipeline.reid.evaluation.estimates import estimate
+from deer_reid_pipeline.reid.evaluation.labelled import Labelled, in_compartments_of
+from deer_reid_pipeline.reid.evaluation.protocol import evaluate
+from deer_reid_pipeline.reid.fitted import FittedPolicy
+from deer_reid_pipeline.reid.similarity import BRANCHES
+from deer_reid_pipeline.steps.embeddings import embed_detections
+from deer_reid_pipeline.steps.policies import first_policy
+from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.training_report import RecipeFigures, write_training_report
+from deer_reid_pipeline.steps.truth import load_truth
+from deer_reid_pipeline.steps.tuning import fit_release, propose_fit
+from deer_reid_pipeline.store.recipes import fold_recipes, training_of, tuned_recipes
+from deer_reid_pipeline.store.releases import live_release
+from deer_reid_pipeline.store.reports import TRAINING, add_report, newest_report, report_of_run
+from deer_reid_pipeline.store.vectors import get_embeddings
+from deer_reid_pipeline.training.errors import TrainingError
+from deer_reid_pipeline.training.outcome import Outcome, outcome_of
+from deer_reid_pipeline.training.plan import read_plan
+from deer_reid_pipeline.training.worker import read_result
+
+LogLine = Callable[[str], None]
+
+log = logging.getLogger(__name__)
+
+FIGURES = ("rank1", "rank5", "map", "roc_auc", "fnir_at_fpir_5", "ari", "pair_precision", "pair_recall")
+MOST_EARLIER = 3
+"""Earlier fine-tuned recipes that a report compares with."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What was embedded: detections under the recipe, and under its fold recipes."""
+
+    recipe: str
+    detections: int
+    by_folds: int
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A fine-tuned recipe as it waits to be judged.
+
+    Attributes:
+        candidate: number of the release; None where there is too little to fit a policy.
+        reason: why there is a candidate, or none.
+        folder: of the report and the model card.
+    """
+
+    recipe: str
+    candidate: int | None
+    reason: str
+    compared: tuple[RecipeFigures, ...]
+    folder: Path
+
+
+def trained_recipe(site: Site, run_id: str | None) -> str:
+    """The recipe that this run has trained, else the one trained last.
+
+    Raises:
+        DatabaseError: none was trained yet.
+    """
+    with site.database.session() as session:
+        row = report_of_run(session, TRAINING, run_id) if run_id else None
+        row = row or newest_report(session, TRAINING)
+        if row is None or row.recipe_id is None:
+            raise DatabaseError("no recipe was fine-tuned yet: run deer-reid train")
+        return str(row.recipe_id)
+
+
+def outcome_of_recipe(site: Site, recipe_id: str) -> Outcome:
+    """What the training of a recipe left under the home.
+
+    Raises:
+        TrainingError: its folder is gone or incomplete.
+    """
+    with site.database.session() as session:
+        training = training_of(session, recipe_id)
+    if training is None:
+        raise TrainingError(f"{recipe_id} was not fine-tuned here")
+    folder = site.settings.home / "training" / str(training["run"])
+    plan = read_plan(folder)
+    results = {job.name: read_result(folder / job.name) for job in plan.jobs()}
+    done = {name: result for name, result in results.items() if result is not None}
+    if len(done) < len(results):
+        raise TrainingError(f"the training in {folder} is not finished: run deer-reid train again")
+    return outcome_of(plan, folder, done)
+
+
+def comparison_of_run(site: Site, run_id: str) -> dict[str, dict[str, Any]]:
+    """The figures of the recipe that a run has trained and of those before it, by recipe; empty where it trained none.
+
+    Each as `RecipeFigures.as_json` gives it.
+    """
+    with site.database.session() as session:
+        row = report_of_run(session, TRAINING, run_id)
+        return {} if row is None else dict(row.summary.get("figures", {}))
+
+
+def embed_finetuned(site: Site, recipe_id: str, say: LogLine = log.info) -> Embedded:
+    """Embed every detection under a fine-tuned recipe, and each fold's individuals under the recipe that judges them.
+
+    What has its vectors already is passed over, so a killed run goes on where it was.
+    """
+    recipe = site.usable(site.stored_recipe(recipe_id))
+    made = update_profiles(site, recipe, say).embedded + embed_backlog(site, recipe, say)
+    with site.database.session() as session:
+        folds = fold_recipes(session, recipe_id)
+        detections: dict[str, int | None] = (training_of(session, recipe_id) or {}).get("detections", {})
+    judged = 0
+    for fold, key in folds.items():
+        judging = site.usable(site.stored_recipe(key))
+        wanted = [uuid.UUID(each) for each, own in detections.items() if own == fold]
+        with site.database.session() as session:
+            have = set.intersection(*(set(get_embeddings(session, key, branch, wanted)) for branch in BRANCHES))
+        todo = [each for each in wanted if each not in have]
+        say(f"fold {fold}: {len(wanted)} detections are judged by {key}, {len(todo)} to embed")
+        judged += embed_detections(site, judging, todo, say, step="vectors of fold models").embedded
+    return Embedded(recipe_id, made, judged)
+
+
+def propose_finetuned(site: Site, recipe_id: str, *, run_id: str | None = None, say: LogLine = log.info) -> Proposed:
+    """Fit thresholds to the fold models' vectors, propose the release, and write the report and the model card."""
+    fitting = fit_release(site, recipe=recipe_id, run_id=run_id, say=say)
+    proposal = propose_fit(site, fitting.report, run_id=run_id, say=say)
+    fitted = _first(site, recipe_id) if fitting.tuned is None else fitting.tuned.fitted
+    labelled = load_truth(site, recipe_id).labelled
+    compared = compare_recipes(site, recipe_id, fitted, labelled, say)
+    outcome = outcome_of_recipe(site, recipe_id)
+    folder = write_training_report(site, outcome, compared, labelled, fitted)
+    with site.database.session() as session:
+        add_report(
+            session,
+            TRAINING,
+            {
+                "recipe": recipe_id,
+                "figures": {item.recipe: item.as_json() for item in compared},
+                "candidate": proposal.candidate,
+                "reason": proposal.reason,
+                "epochs": outcome.epochs,
+                "seconds": round(outcome.seconds, 1),
+                "counts": outcome.plan.data.counts(),
+            },
+            recipe_id=recipe_id,
+            candidate_id=proposal.candidate,
+            data_digest=outcome.plan.data.digest,
+            folder=folder.relative_to(site.settings.home).as_posix(),
+            run_id=run_id,
+        )
+    return Proposed(recipe_id, proposal.candidate, proposal.reason, tuple(compared), folder)
+
+
+def compare_recipes(
+    site: Site, recipe_id: str, fitted: FittedPolicy, labelled: Labelled, say: LogLine = log.info
+) -> list[RecipeFigures]:
+    """The figures of a fine-tuned recipe and of those before it, on the same detections in the same compartments.
+
+    Args:
+        labelled: as `load_truth` gives it under the recipe: nobody is judged by a model that was trained on it.
+    """
+    if labelled.individuals < 2:
+        return []
+    found = [_figures(recipe_id, "fine-tuned", labelled, fitted)]
+    for key, what in _before(site, recipe_id).items():
+        truth = load_truth(site, key).labelled
+        keep = np.isin(np.array([str(k) for k in truth.keys]), np.array([str(k) for k in labelled.keys]))
+        own = truth.rows(keep) if len(truth) else truth
+        if len(own) < len(labelled):
+            say(f"not compared with {key}: {len(labelled) - len(own)} of these detections cannot be judged under it")
+            continue
+        say(f"comparing with {key}")
+        found.append(_figures(key, what, in_compartments_of(own, labelled), _first(site, key)))
+    return found
+
+
+def _before(site: Site, recipe_id: str) -> dict[str, str]:
+    """Recipes to be compared with, and what each is: what it started from, what is live, the newest of the others."""
+    with site.database.session() as session:
+        training = training_of(session, recipe_id) or {}
+        live = live_release(session)
+        earlier = [key for key in tuned_recipes(session) if key != recipe_id][:MOST_EARLIER]
+        found = {str(training["base"]): "started from"} if "base" in training else {}
+        if live is not None and live.recipe_id != recipe_id:
+            found.setdefault(live.recipe_id, "live")
+    return found | {key: "earlier" for key in earlier if key not in found}
+
+
+def _first(site: Site, recipe_id: str) -> FittedPolicy:
+    return FittedPolicy(policy=first_policy(site.stored_recipe(recipe_id).name))
+
+
+def _figures(recipe_id: str, what: str, labelled: Labelled, fitted: FittedPolicy) -> RecipeFigures:
+    evaluation = evaluate(labelled, fitted)
+    figures = {name: estimate(item) for name, item in evaluation.statistics.items() if name in FIGURES}
+    return RecipeFigures(recipe_id, what, figures, evaluation.made, evaluation.true)

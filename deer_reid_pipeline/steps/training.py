@@ -1,0 +1,242 @@
+"""`triplet_dataset` and `finetuned_model`: the labelled crops of an installation, and the recipe trained on them.
+
+Only what a person identified is trained on. What a run needs is under the home, in `training/<run>`: a run that was
+stopped goes on there, and one that is done is not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from deer_reid_pipeline.progress import report
+from deer_reid_pipeline.steps.embeddings import load_crops
+from deer_reid_pipeline.steps.images import in_batches
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.truth import load_identities
+from deer_reid_pipeline.store.recipes import fold_recipes, register_recipe, training_of
+from deer_reid_pipeline.store.reports import TRAINING, add_report
+from deer_reid_pipeline.training.config import TrainingConfig
+from deer_reid_pipeline.training.crop_cache import make_cache, open_cache
+from deer_reid_pipeline.training.dataset import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Picture,
+    TrainingSet,
+    part_of,
+    refuse_too_little,
+)
+from deer_reid_pipeline.training.errors import TrainingError
+from deer_reid_pipeline.training.outcome import Outcome, outcome_of
+from deer_reid_pipeline.training.plan import Plan, make_plan, splits_of
+from deer_reid_pipeline.training.runs import Tell, Told, run_jobs, side_by_side
+from deer_reid_pipeline.vision.crops import Pixels
+from deer_reid_pipeline.vision.embedder import resolve_device
+from deer_reid_pipeline.vision.recipe import Recipe, base_name
+
+LogLine = Callable[[str], None]
+
+log = logging.getLogger(__name__)
+
+SPARE = 1.3
+"""Cached crops are this much larger than the network's input, for parts of them are shown enlarged."""
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What there is to train on.
+
+    Attributes:
+        parts: train, validation and test -> their counts, as `TrainingSet.counts`.
+        too_little: why nothing can be learned from it; None where something can.
+    """
+
+    digest: str
+    counts: Mapping[str, int]
+    parts: Mapping[str, Mapping[str, int]]
+    too_little: str | None
+
+
+def training_set(site: Site) -> TrainingSet:
+    """Every standing detection whose individual a person gave, reviews included, in the order of encounters."""
+    labelled = load_identities(site)
+    return TrainingSet(
+        tuple(
+            Picture(str(key), labelled.names[individual], viewpoint or "", f"{burst:06d}")
+            for key, individual, viewpoint, burst in zip(
+                labelled.keys,
+                labelled.individual.tolist(),
+                labelled.viewpoints,
+                labelled.burst.tolist(),
+                strict=True,
+            )
+        )
+    )
+
+
+def dataset_facts(site: Site, config: TrainingConfig) -> DatasetFacts:
+    """What there is to train on, by part, and whether it is enough."""
+    data = training_set(site)
+    parts = {
+        part: data.of(frozenset(name for name in data.individuals if part_of(name) == part)).counts()
+        for part in (TRAIN, VALIDATION, TEST)
+    }
+    try:
+        refuse_too_little(data, splits_of(config, data))
+        reason = None
+    except TrainingError as error:
+        reason = str(error)
+    return DatasetFacts(data.digest, data.counts(), parts, reason)
+
+
+def train_model(
+    site: Site, config: TrainingConfig, *, start: str = "", say: LogLine = log.info, watch: Tell | None = None
+) -> Outcome:
+    """Train, or go on with what was begun, and register the recipes.
+
+    Args:
+        start: name or id of the recipe to start from; empty for the live one, which goes on where it was left if it is
+            fine-tuned.
+        watch: is told each epoch.
+
+    Raises:
+        TrainingError: too little to train on, another process trains the same, or a training failed.
+        WeightsError: the weights to start from are missing.
+    """
+    data = training_set(site)
+    starts = _starts(site, start, config)
+    weights = site.weights
+    plan = make_plan(
+        config,
+        data,
+        starts,
+        search_dirs=weights.search_dirs,
+        models_dir=site.settings.models_dir,
+        device=str(resolve_device(site.settings.device)),
+    )
+    _refuse_nothing_new(site, plan)
+    folder = site.settings.home / "training" / plan.id
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(str(folder / "lock"), timeout=0):
+            outcome = _run(site, plan, folder, say, watch)
+    except Timeout as error:
+        raise TrainingError(f"another process trains this now, in {folder}: wait for it") from error
+    _register(site, outcome)
+    say(f"recipe {outcome.recipe.id}: trained on {len(data.individuals)} individuals in {outcome.seconds:.0f} s")
+    return outcome
+
+
+def note_training(site: Site, outcome: Outcome, run_id: str | None) -> None:
+    """Keep that this run has trained the recipe, so that what follows in the run goes on with it."""
+    with site.database.session() as session:
+        add_report(
+            session,
+            TRAINING,
+            {"recipe": outcome.recipe.id, "epochs": outcome.epochs, "seconds": round(outcome.seconds, 1)},
+            recipe_id=outcome.recipe.id,
+            data_digest=outcome.plan.data.digest,
+            folder=outcome.folder.relative_to(site.settings.home).as_posix(),
+            run_id=run_id,
+        )
+
+
+def _run(site: Site, plan: Plan, folder: Path, say: LogLine, watch: Tell | None) -> Outcome:
+    counts = plan.data.counts()
+    say(
+        f"training run {plan.id} from {plan.base.id} on {plan.device}: {counts['pictures']} pictures of "
+        f"{counts['individuals']} individuals, {len(plan.jobs())} trainings of at most {plan.config.epochs} epochs, "
+        f"{side_by_side(plan)} at a time"
+    )
+    plan.write(folder)
+    _cache_crops(site, plan, folder, say)
+
+    def tell(told: Told) -> None:
+        report("training", told.done, told.total)
+        say(_line(told))
+        if watch is not None:
+            watch(told)
+
+    return outcome_of(plan, folder, run_jobs(plan, folder, tell))
+
+
+def _line(told: Told) -> str:
+    epoch = told.epoch
+    figures = epoch["figures"]
+    judged = ""
+    if isinstance(figures, Mapping) and figures.get("map_individual") is not None:
+        judged = f", validation mAP {100 * float(figures['map_individual']):.1f} %{' (best)' if epoch['best'] else ''}"
+    left = "" if told.seconds_left is None else f", {told.seconds_left / 60:.0f} min left"
+    return (
+        f"{told.job}: epoch {epoch['number']} of {epoch['of']}, loss {epoch['loss']:.3f}{judged}, "
+        f"{epoch['pictures_per_second']:.0f} pictures/s{left}"
+    )
+
+
+def _cache_crops(site: Site, plan: Plan, folder: Path, say: LogLine) -> None:
+    if open_cache(folder) is not None:
+        return
+    say("decoding the crops once")
+    keys = [uuid.UUID(picture.key) for picture in plan.data.pictures]
+
+    def crops() -> Iterator[tuple[str, Pixels]]:
+        for batch in in_batches(keys, site.settings.batch_size):
+            found, pixels = load_crops(site, batch)
+            yield from ((str(key), each) for key, each in zip(found, pixels, strict=True))
+
+    longest = round(SPARE * max(plan.config.width, plan.config.height))
+    cache = make_cache(folder, crops(), longest, lambda done: report("crops", done, len(keys)))
+    if len(cache) < len(keys):
+        say(f"{len(keys) - len(cache)} of {len(keys)} pictures cannot be read any more and are left out")
+
+
+def _starts(site: Site, start: str, config: TrainingConfig) -> dict[int | None, Recipe]:
+    """What each model starts from. A fold's model goes on from the model that never saw the fold's individuals."""
+    recipe = site.recipe(start) if start else site.matcher().recipe
+    with site.database.session() as session:
+        before = training_of(session, recipe.id)
+        folds = fold_recipes(session, recipe.id)
+    wanted = config.folds if config.folds > 1 else 0
+    if before is None:
+        return {None: recipe, **dict.fromkeys(range(wanted), recipe)}
+    if len(folds) != wanted:
+        raise TrainingError(
+            f"{recipe.id} was trained with {len(folds)} folds, and going on with {wanted} would judge models by "
+            f"animals that they were trained on: use --folds {len(folds)}, or start anew with --from "
+            f"{base_name(recipe.name)}"
+        )
+    return {None: recipe, **{fold: site.stored_recipe(key) for fold, key in folds.items()}}
+
+
+def _refuse_nothing_new(site: Site, plan: Plan) -> None:
+    with site.database.session() as session:
+        before = training_of(session, plan.base.id)
+    if before is not None and before["dataset_digest"] == plan.data.digest:
+        raise TrainingError(
+            f"nothing new to train on: {plan.base.id} was trained on these {len(plan.data.pictures)} pictures. Name "
+            f"more animals first, or start anew with --from {base_name(plan.base.name)}"
+        )
+
+
+def _register(site: Site, outcome: Outcome) -> None:
+    recipe = outcome.recipe
+    with site.database.session() as session:
+        register_recipe(
+            session, recipe.id, recipe.name, recipe.to_json(), recipe.random_weights, training=outcome.record()
+        )
+        for fold, judging in outcome.folds.items():
+            register_recipe(
+                session,
+                judging.id,
+                judging.name,
+                judging.to_json(),
+                judging.random_weights,
+                fold_of=recipe.id,
+                fold=fold,
+            )

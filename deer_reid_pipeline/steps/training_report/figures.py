@@ -1,0 +1,54 @@
+"""The figures of the recipes that a fine-tuned one is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deer_reid_pipeline.reid.evaluation.estimates import Estimate
+from deer_reid_pipeline.steps.report.catalogue import MEANINGS
+
+FINE_TUNED, STARTED_FROM, LIVE, EARLIER = "fine-tuned", "started from", "live", "earlier"
+
+FIRST = ("rank1", "rank5", "map", "roc_auc", "fnir_at_fpir_5", "ari", "pair_precision", "pair_recall")
+"""Figures that come first, in this order."""
+
+
+@dataclass(frozen=True)
+class RecipeFigures:
+    """How good a recipe is on individuals that none of the fine-tuned models was trained on.
+
+    Attributes:
+        recipe: its id.
+        what: FINE_TUNED, STARTED_FROM, LIVE or EARLIER.
+        figures: metric -> its value with its interval.
+        made, true: individuals that it makes of the detections by itself, and how many there are.
+    """
+
+    recipe: str
+    what: str
+    figures: Mapping[str, Estimate]
+    made: int
+    true: int
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.figures) - set(MEANINGS))
+        if unknown:
+            raise ValueError(f"nobody can read these figures, they have no meaning in MEANINGS: {', '.join(unknown)}")
+
+    def as_json(self) -> dict[str, Any]:
+        """For JSON: what is not a number becomes None."""
+        return {
+            "recipe": self.recipe,
+            "what": self.what,
+            "individuals_made": self.made,
+            "individuals_true": self.true,
+            "figures": {name: found.as_dict() for name, found in self.figures.items()},
+        }
+
+
+def measured_names(compared: Sequence[RecipeFigures]) -> tuple[str, ...]:
+    """Metrics that any of them has, the usual ones first."""
+    found = {name for item in compared for name in item.figures}
+    return tuple(name for name in dict.fromkeys((*FIRST, *MEANINGS)) if name in found)

@@ -1,0 +1,101 @@
+"""What a fine-tuned model is, how it was judged, and what it must not be used for, in plain words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deer_reid_pipeline.reid.evaluation.estimates import DRAWS
+from deer_reid_pipeline.steps.report.wording import count
+from deer_reid_pipeline.vision.published import PUBLISHED
+
+if TYPE_CHECKING:
+    from deer_reid_pipeline.training.outcome import Outcome
+    from deer_reid_pipeline.vision.recipe import Backbone
+
+OVERLAP = (
+    "Two intervals that overlap do not show that two recipes are equally good: the validation report judges the "
+    "difference itself, on the same animals."
+)
+
+USES = (
+    "It proposes names for animals on camera pictures, within this pipeline, where a person can look at every name.",
+    "It may be used by the group whose pictures it was trained on. Whether others may have it is for that group to "
+    "say: weights are made of its pictures, and whoever has both weights and pictures can test whether a picture was "
+    "among those it was trained on.",
+    "It is not meant for other species, for other places without being judged there first, or for decisions about an "
+    "animal that nobody checks.",
+)
+
+LIMITS = (
+    "The figures hold for this herd, these cameras and these seasons only. For others it has to be judged anew.",
+    "Figures on animals with a coat pattern, such as nyala, do not show that deer without a pattern can be told apart "
+    "at night.",
+    "The labels are taken as right. A wrong label teaches an error, and counts as an error of the model or hides one.",
+    "Only animals that a person named were trained on and judged. They need not be a fair sample: animals that "
+    "are easy to recognise may have been named first.",
+    "A model that was trained on pictures from few places can recognise places; the validation report measures what "
+    "it reads from the background alone.",
+)
+
+
+def protocol(outcome: Outcome) -> tuple[str, ...]:
+    """How the figures were made."""
+    intervals = (
+        f"The intervals are meant to hold 95 times in 100. They come from drawing the animals anew {DRAWS:,} times "
+        "(bootstrap), because pictures of one animal are not independent."
+    )
+    honest = (
+        "Only identities that a person gave count as true. A picture is compared with pictures of other encounters "
+        "only, left flanks with left, right with right."
+    )
+    return (*(_one_split(outcome) if not outcome.folds else _cross_validation(outcome)), honest, intervals)
+
+
+def _cross_validation(outcome: Outcome) -> tuple[str, ...]:
+    folds = len(outcome.folds)
+    return (
+        f"The animals were put into {folds} groups by a hash of their name. {folds} models were trained, each without "
+        "one group, and every animal is judged with the model that never saw it. About an eighth of the other animals "
+        "decided when that model stopped, and they are not judged with it either.",
+        "Vectors of different models are never compared, so that every animal is searched among those of its own "
+        "group. The other recipes in the table are judged in the same groups. In the whole herd there are more animals "
+        "to be confused with, so that its shortlists are worse than these.",
+        "Animals that were named since the training are judged with the model that is used, in a group of their own.",
+        "The model that is used was trained on all of these animals, for as many epochs as were best in the median of "
+        "the groups. No figure is its own: on animals that it was trained on, figures would be far too good.",
+    )
+
+
+def _one_split(outcome: Outcome) -> tuple[str, ...]:
+    split = outcome.plan.splits[0]
+    return (
+        "The animals were put into three parts by a hash of their name: "
+        f"{count(len(split.train), 'animal')} to train on, {len(split.validation)} to decide when to stop, "
+        f"{len(split.test)} to judge by. The figures are of those to judge by, and of animals that were named since.",
+        "The model that is judged is the one that is used. Few animals stand behind the figures, and those that it was "
+        "not trained on taught it nothing; a training with folds judges all animals, and learns from all.",
+    )
+
+
+def licence(outcome: Outcome) -> tuple[str, ...]:
+    """Where the weights come from, network by network, and what follows from that."""
+    return (
+        *(
+            f"{key}: {_origin(backbone, key in outcome.plan.keys)}"
+            for key, backbone in outcome.plan.base.backbones.items()
+        ),
+        "Whoever passes the weights on keeps to the licence of the weights that they come from (docs/recipes.md says "
+        "what is known of it), and to what was agreed about the pictures.",
+    )
+
+
+def _origin(backbone: Backbone, trained: bool) -> str:
+    ref, arch = backbone.weights, backbone.arch
+    start = {
+        "published": f"ImageNet weights of {arch} ({PUBLISHED[arch].origin}, file {ref.name})",
+        "declared": f"weights of {arch} in a file of your own ({ref.name}), whose licence is known to you only",
+        "store": f"weights of {arch} that were fine-tuned before ({ref.name}), and so from what those began with: "
+        f"ImageNet weights of {arch}, unless a file of your own was declared for it",
+        "random": f"random weights of {arch}",
+    }[ref.source]
+    return f"derived from {start}, and from the group's own pictures" if trained else f"{start}, left as they were"

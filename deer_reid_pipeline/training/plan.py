@@ -1,0 +1,189 @@
+"""What a training run consists of: one job for each model and backbone, written down before anything starts.
+
+The plan is a file in the run's folder. A worker reads it and needs nothing else, and a run that was killed goes on by
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deer_reid_pipeline.training.config import TrainingConfig
+from deer_reid_pipeline.training.dataset import Picture, Split, TrainingSet, folds_of, one_split, refuse_too_little
+from deer_reid_pipeline.training.errors import TrainingError
+from deer_reid_pipeline.vision.model_files import write_whole
+from deer_reid_pipeline.vision.recipe import Recipe
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to be trained.
+
+    Attributes:
+        backbone: key in the recipe.
+        split: whom it is trained on; None: on all.
+    """
+
+    backbone: str
+    split: Split | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        if self.split is None or self.split.fold is None:
+            return f"all-{self.backbone}"
+        return f"fold{self.split.fold}-{self.backbone}"
+
+    @property
+    def fold(self) -> int | None:
+        """The fold that it is judged on, if any."""
+        return None if self.split is None else self.split.fold
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training run.
+
+    Attributes:
+        starts: what the training starts from, by fold; None for the model on all.
+        search_dirs, models_dir: where weights are, and where they go.
+        device: cpu, cuda:N or mps.
+        keys: backbones to be trained, the one of the multiscale branch first.
+    """
+
+    config: TrainingConfig
+    data: TrainingSet
+    starts: Mapping[int | None, Recipe]
+    search_dirs: tuple[str, ...]
+    models_dir: str
+    device: str
+    keys: tuple[str, ...]
+    splits: tuple[Split, ...] = field(default=())
+
+    @property
+    def base(self) -> Recipe:
+        """What the model on all starts from."""
+        return self.starts[None]
+
+    @property
+    def id(self) -> str:
+        """12 hex digits over everything that decides the weights."""
+        said = {
+            "config": self.config.model_dump(mode="json", exclude={"workers"}),
+            "data": self.data.digest,
+            "starts": {str(fold): recipe.id for fold, recipe in self.starts.items()},
+            "device": self.device.split(":")[0],
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    def jobs(self) -> list[Job]:
+        """In the order in which they are started: the folds first, since they decide how long the last is trained."""
+        if len(self.splits) == 1:
+            return [Job(key, self.splits[0]) for key in self.keys]
+        folds = [Job(key, split) for key in self.keys for split in self.splits]
+        return folds + [Job(key, None) for key in self.keys]
+
+    def job(self, name: str) -> Job:
+        """The job of this name."""
+        return next(job for job in self.jobs() if job.name == name)
+
+    def write(self, folder: Path) -> None:
+        """Write the plan into the run's folder."""
+        said = {
+            "config": self.config.model_dump(mode="json"),
+            "pictures": [[p.key, p.individual, p.flank, p.encounter] for p in self.data.pictures],
+            "starts": [[fold, recipe.to_json()] for fold, recipe in self.starts.items()],
+            "search_dirs": list(self.search_dirs),
+            "models_dir": self.models_dir,
+            "device": self.device,
+            "keys": list(self.keys),
+        }
+        write_whole(folder / PLAN, json.dumps(said).encode("ascii"))
+
+
+def make_plan(
+    config: TrainingConfig,
+    data: TrainingSet,
+    starts: Mapping[int | None, Recipe],
+    *,
+    search_dirs: Sequence[Path | str],
+    models_dir: Path | str,
+    device: str,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+        starts: recipe that each fold's model starts from, and under None that of the model on all.
+
+    Raises:
+        TrainingError: there is too little to train on, or a start has random weights.
+    """
+    splits = splits_of(config, data)
+    refuse_too_little(data, splits)
+    base = starts[None]
+    if base.random_weights:
+        raise TrainingError(
+            f"recipe {base.name} has random weights here: what is trained from them can be tried out, never released. "
+            "Get its weights (deer-reid doctor says how), or choose --from lite or --from mobile"
+        )
+    return planned(config, data, starts, search_dirs=search_dirs, models_dir=models_dir, device=device)
+
+
+def planned(
+    config: TrainingConfig,
+    data: TrainingSet,
+    starts: Mapping[int | None, Recipe],
+    *,
+    search_dirs: Sequence[Path | str],
+    models_dir: Path | str,
+    device: str,
+    keys: Sequence[str] | None = None,
+) -> Plan:
+    """A plan without asking whether it makes sense: `make_plan` does that."""
+    base = starts[None]
+    first = base.branches["multiscale"].backbone
+    second = base.branches["efficientnet"].backbone
+    every = dict.fromkeys([first, second] if config.second else [first])
+    return Plan(
+        config=config,
+        data=data,
+        starts=dict(starts),
+        search_dirs=tuple(str(folder) for folder in search_dirs),
+        models_dir=str(models_dir),
+        device=device,
+        keys=tuple(keys if keys is not None else every),
+        splits=tuple(splits_of(config, data)),
+    )
+
+
+def splits_of(config: TrainingConfig, data: TrainingSet) -> list[Split]:
+    """One split a fold, or the one split where no folds are wanted."""
+    return folds_of(data.individuals, config.folds) if config.folds > 1 else [one_split(data.individuals)]
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan in a run's folder.
+
+    Raises:
+        TrainingError: there is none, or it is damaged.
+    """
+    try:
+        said: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="ascii"))
+        return planned(
+            TrainingConfig.model_validate(said["config"]),
+            TrainingSet(tuple(Picture(*row) for row in said["pictures"])),
+            {fold: Recipe.from_json(spec) for fold, spec in said["starts"]},
+            search_dirs=said["search_dirs"],
+            models_dir=said["models_dir"],
+            device=said["device"],
+            keys=said["keys"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder / PLAN} cannot be used: {error}; delete {folder} and train again") from error

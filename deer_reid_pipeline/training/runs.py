@@ -1,0 +1,174 @@
+"""Runs the jobs of a plan, each in a process of its own, and says how far they are.
+
+Without a GPU as many run side by side as there are cores, with one thread each: that is faster than one with all
+threads. With a GPU they take turns. What is done is not done again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_low
+
+import psutil
+
+from deer_reid_pipeline.training.errors import TrainingError
+from deer_reid_pipeline.training.plan import Job, Plan
+from deer_reid_pipeline.training.worker import ERROR, LOG, THREADS, Result, read_log, read_result
+
+STANDARD_ERROR = "stderr.txt"
+
+_LOOK_S = 0.5
+_MEMORY_OF_ONE = 2 << 30
+"""Bytes that one training is expected to take at most without a GPU."""
+
+_MALLOC = {
+    # Without these glibc gives every large activation back to the system and pays for its pages anew in each step,
+    # which costs a third of the time.
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a run is.
+
+    Attributes:
+        done, total: epochs of all jobs.
+        job: the one that this is about, with its newest epoch as in `worker.read_log`.
+        seconds_left: None before the first epoch.
+    """
+
+    done: int
+    total: int
+    job: str
+    epoch: Mapping[str, object]
+    seconds_left: float | None
+
+
+Tell = Callable[[Told], None]
+
+
+def side_by_side(plan: Plan) -> int:
+    """How many jobs run at a time."""
+    if not plan.device.startswith("cpu"):
+        return 1
+    fit = max(1, int(psutil.virtual_memory().available // _MEMORY_OF_ONE))
+    return max(1, min(plan.config.workers or _cores(), fit, len(plan.jobs())))
+
+
+def run_jobs(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Result]:
+    """Run what is not done yet.
+
+    Returns:
+        name of the job -> its result.
+
+    Raises:
+        TrainingError: a job failed; its own words are passed on, and the others are stopped.
+    """
+    jobs = plan.jobs()
+    waiting = [job for job in jobs if read_result(folder / job.name) is None]
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    told = {job.name: len(read_log(folder / job.name)) for job in jobs}
+    most = side_by_side(plan)
+    threads = max(1, _cores() // most) if plan.device.startswith("cpu") else 1
+    started, before = time.monotonic(), sum(told.values())
+    try:
+        while waiting or running:
+            for job in [job for job in waiting if _ready(job, jobs, folder)][: most - len(running)]:
+                waiting.remove(job)
+                running[job.name] = _start(plan, job, folder, threads)
+            time.sleep(_LOOK_S)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    _refuse_failed(folder / name, name, process.returncode)
+                told[name] = _tell_news(plan, folder, name, told, tell, started, before)
+    finally:
+        _stop(list(running.values()))
+    found = {job.name: read_result(folder / job.name) for job in jobs}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def epochs_of_all(key: str, results: Sequence[Result]) -> int:
+    """How long the model on all individuals is trained: the median of what was best in the folds."""
+    if not results:
+        raise TrainingError(f"no fold of {key} was trained")
+    return max(1, median_low([result.epoch for result in results]))
+
+
+def _ready(job: Job, jobs: Sequence[Job], folder: Path) -> bool:
+    """The model on all is trained as long as the folds say."""
+    if job.split is not None:
+        return True
+    return all(read_result(folder / other.name) for other in jobs if other.backbone == job.backbone and other.split)
+
+
+def _start(plan: Plan, job: Job, folder: Path, threads: int) -> subprocess.Popen[bytes]:
+    own = folder / job.name
+    own.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-W", "ignore", "-m", "deer_reid_pipeline.training.worker", str(folder), job.name]
+    if job.split is None:
+        folds = [read_result(folder / other.name) for other in plan.jobs() if other.backbone == job.backbone]
+        command.append(str(epochs_of_all(job.backbone, [each for each in folds if each is not None])))
+    environment = os.environ | _MALLOC
+    environment |= {
+        THREADS: str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS gives other sums each time
+    }
+    with (own / STANDARD_ERROR).open("wb") as stream:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stream, env=environment
+        )
+
+
+def _refuse_failed(own: Path, name: str, status: int) -> None:
+    if status == 0:
+        return
+    words = ""
+    for file in (own / ERROR, own / STANDARD_ERROR):
+        with suppress(OSError):
+            words = words or (file.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
+    if status < 0:
+        words = f"it was killed (signal {-status}), perhaps for want of memory. Run it again to go on where it was"
+    raise TrainingError(f"training {name} ended with status {status}: {words or 'it said nothing'}")
+
+
+def _tell_news(
+    plan: Plan, folder: Path, name: str, told: Mapping[str, int], tell: Tell | None, started: float, before: int
+) -> int:
+    if not (folder / name / LOG).exists():
+        return told[name]
+    log = read_log(folder / name)
+    if tell is not None and len(log) > told[name]:
+        finished = {job.name for job in plan.jobs() if read_result(folder / job.name) is not None}
+        done = {**told, name: len(log)}
+        total = sum(done[n] if n in finished else plan.config.epochs for n in done)
+        new = sum(done.values()) - before
+        left = (time.monotonic() - started) / new * (total - sum(done.values())) if new > 0 else None
+        tell(Told(sum(done.values()), total, name, log[-1], left))
+    return len(log)
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,269 @@
+"""Fine-tuning on a database: what is trained on, what a killed run leaves, who judges whom, and the candidate."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deer_reid_pipeline.reid.evaluation.labelled import Labelled
+from deer_reid_pipeline.steps.finetuned import (
+    embed_finetuned,
+    outcome_of_recipe,
+    propose_finetuned,
+    trained_recipe,
+)
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.training import dataset_facts, note_training, train_model, training_set
+from deer_reid_pipeline.steps.truth import load_truth
+from deer_reid_pipeline.steps.validation import validate
+from deer_reid_pipeline.store.recipes import fold_recipes, training_of
+from deer_reid_pipeline.training.crop_cache import DATA, open_cache
+from deer_reid_pipeline.training.errors import TrainingError
+from deer_reid_pipeline.training.outcome import Outcome
+from deer_reid_pipeline.training.plan import read_plan
+from deer_reid_pipeline.training.trainer import CHECKPOINT
+from deer_reid_pipeline.training.worker import read_log, read_result
+from deer_reid_pipeline_tests.coats import SHORT, Homes, drop_of_coats, trained_id
+from deer_reid_pipeline_tests.sites import query, run_all
+
+
+@pytest.fixture
+def named(homes: Homes) -> Iterator[Site]:
+    """A home with named animals."""
+    site = homes.copy(homes.named)
+    yield site
+    site.database.close()
+
+
+@pytest.fixture
+def fine_tuned(homes: Homes) -> Iterator[tuple[Site, Outcome]]:
+    """A home in which a recipe was fine-tuned; nothing is embedded under it yet."""
+    site = homes.copy(homes.trained)
+    yield site, outcome_of_recipe(site, trained_id(site))
+    site.database.close()
+
+
+def vectors_of(site: Site, recipe: str) -> int:
+    return int(query(site, "SELECT count(*) AS n FROM embeddings WHERE recipe_id = :r", r=recipe)[0].n)
+
+
+def test_the_training_set_is_what_a_person_named(named: Site, tmp_path: Path) -> None:
+    data = training_set(named)
+    assert data.counts()["pictures"] == 72
+    assert data.counts()["returning_individuals"] == 24
+    facts = dataset_facts(named, SHORT)
+    assert facts.too_little is None
+    assert facts.digest == data.digest
+    assert sum(part["individuals"] for part in facts.parts.values()) == 24
+    anonymous = drop_of_coats(tmp_path / "more", 3, 1, first=9)
+    table = anonymous / "observations.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("C0", ""), encoding="utf-8")
+    before = data.digest
+    (anonymous / "observations.csv").unlink()
+    run_all(named, anonymous)
+    assert training_set(named).digest == before, "what the machine decided is nothing to learn from"
+
+
+def test_three_animals_are_refused_and_nothing_is_left(site: Site, tmp_path: Path) -> None:
+    run_all(site, drop_of_coats(tmp_path / "few", 3, 3))
+    assert "3 individuals" in str(dataset_facts(site, SHORT).too_little)
+    with pytest.raises(TrainingError, match="too little to train on: 3 individuals"):
+        train_model(site, SHORT)
+    assert not query(site, "SELECT id FROM recipes WHERE training IS NOT NULL")
+
+
+def test_a_run_makes_a_recipe_and_its_judges_and_embeds_each_animal_for_its_judge(
+    fine_tuned: tuple[Site, Outcome],
+) -> None:
+    named, outcome = fine_tuned
+    recipe = outcome.recipe.id
+    with named.database.session() as session:
+        folds, training = fold_recipes(session, recipe), training_of(session, recipe)
+    assert training is not None
+    assert sorted(folds) == [0, 1]
+    assert sorted(training["individuals"]) == sorted(training_set(named).individuals)
+    embedded = embed_finetuned(named, recipe)
+    assert (embedded.detections, embedded.by_folds) == (72, 72)
+    assert vectors_of(named, recipe) == 3 * 72
+    for fold, key in folds.items():
+        own = [name for name, of in training["individuals"].items() if of == fold]
+        assert vectors_of(named, key) == 3 * 3 * len(own)
+    truth = load_truth(named, recipe)
+    assert (truth.trained_on, truth.without_vectors) == (0, 0)
+    of = dict(zip(truth.labelled.names, truth.labelled.compartments.tolist(), strict=True))
+    assert of == training["individuals"]
+    assert embed_finetuned(named, recipe).by_folds == 0, "a second time nothing is to be done"
+    assert vectors_of(named, named.matcher().recipe.id) == 3 * 72, "old vectors stay"
+
+
+def test_no_fold_model_was_trained_on_whom_it_judges(fine_tuned: tuple[Site, Outcome]) -> None:
+    _, outcome = fine_tuned
+    for split in outcome.plan.splits:
+        assert not split.test & (split.train | split.validation)
+    weights = {outcome.recipe.backbones["main"].weights.sha256}
+    weights |= {recipe.backbones["main"].weights.sha256 for recipe in outcome.folds.values()}
+    assert len(weights) == 3, "three models, not one under three names"
+
+
+def test_the_candidate_is_judged_by_its_folds_and_has_a_card(fine_tuned: tuple[Site, Outcome]) -> None:
+    named, outcome = fine_tuned
+    note_training(named, outcome, "run-1")
+    assert trained_recipe(named, "run-1") == outcome.recipe.id
+    embed_finetuned(named, outcome.recipe.id)
+    proposed = propose_finetuned(named, outcome.recipe.id, run_id="run-1")
+    assert [item.what for item in proposed.compared] == ["fine-tuned", "started from"]
+    assert {item.figures["map"].n for item in proposed.compared} == {72}
+    card = json.loads((proposed.folder / "model_card.json").read_text(encoding="utf-8"))
+    assert card["recipe"] == outcome.recipe.id
+    assert "C00" not in json.dumps(card)
+    assert proposed.candidate is not None
+    judged = validate(named, candidate=proposed.candidate, control=False)
+    assert judged.candidate is not None
+    assert judged.candidate.recipe.id == outcome.recipe.id
+    assert any("judged by models that were trained without them (2 folds)" in line for line in judged.remarks)
+    assert judged.counts["individuals"] == 24
+
+
+def test_one_split_is_judged_by_its_test_animals_alone(named: Site) -> None:
+    made = train_model(named, SHORT.model_copy(update={"folds": 0}))
+    assert not made.folds
+    embed_finetuned(named, made.recipe.id)
+    truth = load_truth(named, made.recipe.id)
+    assert set(truth.labelled.names) == made.plan.splits[0].test
+    assert truth.trained_on == len(made.plan.splits[0].train | made.plan.splits[0].validation)
+
+
+def test_a_renamed_animal_is_still_one_that_was_trained_on(named: Site) -> None:
+    made = train_model(named, SHORT.model_copy(update={"folds": 0}))
+    embed_finetuned(named, made.recipe.id)
+    seen = sorted(made.plan.splits[0].train)[0]
+    named_before = set(load_truth(named, made.recipe.id).labelled.names)
+    with named.database.session() as session:
+        from sqlalchemy import text
+
+        session.execute(text("UPDATE deer SET name = 'another name' WHERE name = :n"), {"n": seen})
+        session.execute(
+            text("UPDATE detections SET given_individual = 'another name' WHERE given_individual = :n"), {"n": seen}
+        )
+    assert set(load_truth(named, made.recipe.id).labelled.names) == named_before
+
+
+def test_a_second_run_with_the_same_settings_trains_nothing_again(fine_tuned: tuple[Site, Outcome]) -> None:
+    named, outcome = fine_tuned
+    told: list[object] = []
+    again = train_model(named, SHORT, start=outcome.plan.base.id, watch=told.append)
+    assert again.recipe.id == outcome.recipe.id
+    assert told == []
+
+
+def test_it_goes_on_from_a_fine_tuned_recipe_only_with_something_new(
+    fine_tuned: tuple[Site, Outcome], tmp_path: Path
+) -> None:
+    named, outcome = fine_tuned
+    with pytest.raises(TrainingError, match="nothing new to train on"):
+        train_model(named, SHORT, start=outcome.recipe.name)
+    run_all(named, drop_of_coats(tmp_path / "later", 24, 1, first=7))
+    with pytest.raises(TrainingError, match="use --folds 2, or start anew with --from lite"):
+        train_model(named, SHORT.model_copy(update={"folds": 3}), start=outcome.recipe.name)
+    further = train_model(named, SHORT, start=outcome.recipe.name)
+    assert further.recipe.id != outcome.recipe.id
+    assert further.plan.base.id == outcome.recipe.id
+    assert further.plan.starts[1].id == outcome.folds[1].id, "a fold goes on from the model that never saw it"
+
+
+def test_a_corrupt_cache_is_made_anew(fine_tuned: tuple[Site, Outcome]) -> None:
+    named, outcome = fine_tuned
+    data = outcome.folder / DATA
+    content = bytearray(data.read_bytes())
+    content[100] ^= 255
+    data.write_bytes(bytes(content))
+    assert open_cache(outcome.folder) is None
+    for job in outcome.plan.jobs():
+        (outcome.folder / job.name / "result.json").unlink()
+        (outcome.folder / job.name / CHECKPOINT).unlink()
+    again = train_model(named, SHORT, start=outcome.plan.base.id)
+    assert again.recipe.id == outcome.recipe.id, "the same pictures give the same weights"
+    assert open_cache(outcome.folder) is not None
+
+
+def test_a_worker_that_fails_says_why_and_the_others_are_stopped(named: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = named.settings.home / "training"
+    gone.mkdir()
+
+    def harm() -> None:
+        while not (found := list(gone.glob("*/crops.u8"))):
+            time.sleep(0.02)
+        found[0].write_bytes(b"nothing")
+
+    threading.Thread(target=harm, daemon=True).start()
+    with pytest.raises(TrainingError, match=r"decoded crops in .* are damaged"):
+        train_model(named, SHORT)
+
+
+def test_a_killed_run_leaves_no_training_behind_and_goes_on(named: Site, tmp_path: Path) -> None:
+    config = SHORT.model_copy(update={"epochs": 3, "folds": 0})
+    whole = train_model(named, config.model_copy(update={"workers": 1}))
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o755)
+    plan = read_plan(whole.folder)
+    plan.write(folder)
+    for name in (DATA, "crops.json"):
+        (folder / name).write_bytes((whole.folder / name).read_bytes())
+    code = (
+        "import sys; from pathlib import Path; from deer_reid_pipeline.training.plan import read_plan; "
+        "from deer_reid_pipeline.training.runs import run_jobs; f = Path(sys.argv[1]); run_jobs(read_plan(f), f)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)])
+    (job,) = plan.jobs()
+    deadline = time.monotonic() + 120
+    while not read_log(folder / job.name) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(read_log(folder / job.name))
+    assert 0 < done < 3
+    time.sleep(3)
+    assert not _workers(folder), "a worker ends with the run that started it"
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    result, expected = read_result(folder / job.name), read_result(whole.folder / job.name)
+    assert result is not None
+    assert expected is not None
+    assert (result.weights, result.projections, result.epoch) == (
+        expected.weights,
+        expected.projections,
+        expected.epoch,
+    )
+    assert [entry["number"] for entry in read_log(folder / job.name)] == [1, 2, 3]
+
+
+def _workers(folder: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if "training.worker" in command and str(folder) in command:
+                found.append(int(entry.name))
+    return found
+
+
+def test_compartments_are_those_of_the_folds_for_the_frozen_recipe_too(fine_tuned: tuple[Site, Outcome]) -> None:
+    named, outcome = fine_tuned
+    embed_finetuned(named, outcome.recipe.id)
+    tuned: Labelled = load_truth(named, outcome.recipe.id).labelled
+    assert tuned.divided
+    frozen = load_truth(named, outcome.plan.base.id).labelled
+    assert frozen.compartment is None
+    assert np.array_equal(np.sort([str(k) for k in tuned.keys]), np.sort([str(k) for k in frozen.keys]))
