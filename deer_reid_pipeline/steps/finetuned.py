@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,16 @@ from deer_reid_pipeline.reid.evaluation.protocol import evaluate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.embeddings import embed_detections
+from deer_reid_pipeline.steps.fold_models import fold_models
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.training_report import RecipeFigures, write_training_report
-from deer_reid_pipeline.steps.truth import load_truth
+from deer_reid_pipeline.steps.training_report.figures import EARLIER, FINE_TUNED, FIRST, LIVE, STARTED_FROM
+from deer_reid_pipeline.steps.truth import load_identities, load_truth
 from deer_reid_pipeline.steps.tuning import fit_release, propose_fit
-from deer_reid_pipeline.store.recipes import fold_recipes, training_of, tuned_recipes
-from deer_reid_pipeline.store.releases import live_release
+from deer_reid_pipeline.store.recipes import training_of, tuned_recipes
+from deer_reid_pipeline.store.releases import fitted_of, live_release
 from deer_reid_pipeline.store.reports import TRAINING, add_report, newest_report, report_of_run
 from deer_reid_pipeline.store.vectors import get_embeddings
 from deer_reid_pipeline.training.errors import TrainingError
@@ -41,7 +44,6 @@ LogLine = Callable[[str], None]
 
 log = logging.getLogger(__name__)
 
-FIGURES = ("rank1", "rank5", "map", "roc_auc", "fnir_at_fpir_5", "ari", "pair_precision", "pair_recall")
 MOST_EARLIER = 3
 """Earlier fine-tuned recipes that a report compares with."""
 
@@ -122,19 +124,40 @@ def embed_finetuned(site: Site, recipe_id: str, say: LogLine = log.info) -> Embe
     """
     recipe = site.usable(site.stored_recipe(recipe_id))
     made = update_profiles(site, recipe, say).embedded + embed_backlog(site, recipe, say)
+    return Embedded(recipe_id, made, embed_judges(site, recipe_id, say))
+
+
+def embed_judges(site: Site, recipe_id: str, say: LogLine = log.info) -> int:
+    """Embed what people named for the fold models that judge it, pictures that came after the training included.
+
+    Returns:
+        How many detections were embedded; 0 where the recipe is not fine-tuned.
+    """
     with site.database.session() as session:
-        folds = fold_recipes(session, recipe_id)
-        detections: dict[str, int | None] = (training_of(session, recipe_id) or {}).get("detections", {})
-    judged = 0
-    for fold, key in folds.items():
-        judging = site.usable(site.stored_recipe(key))
-        wanted = [uuid.UUID(each) for each, own in detections.items() if own == fold]
+        models = fold_models(session, recipe_id)
+    if models is None or not models.recipes:
+        return 0
+    labelled = load_identities(site)
+    members: dict[str, list[uuid.UUID]] = defaultdict(list)
+    for key, code in zip(labelled.keys, labelled.individual.tolist(), strict=True):
+        if isinstance(key, uuid.UUID):
+            members[labelled.names[code]].append(key)
+    models = models.as_named(members)
+    judged: dict[str, list[uuid.UUID]] = defaultdict(list)
+    for name, keys in members.items():
+        judge = models.judge(name)
+        if judge is not None and judge != recipe_id:
+            judged[judge] += keys
+    made = 0
+    for judge, keys in sorted(judged.items()):
         with site.database.session() as session:
-            have = set.intersection(*(set(get_embeddings(session, key, branch, wanted)) for branch in BRANCHES))
-        todo = [each for each in wanted if each not in have]
-        say(f"fold {fold}: {len(wanted)} detections are judged by {key}, {len(todo)} to embed")
-        judged += embed_detections(site, judging, todo, say, step="vectors of fold models").embedded
-    return Embedded(recipe_id, made, judged)
+            have = set.intersection(*(set(get_embeddings(session, judge, branch, keys)) for branch in BRANCHES))
+        todo = [key for key in keys if key not in have]
+        if todo:
+            say(f"{judge} judges {len(keys)} detections, {len(todo)} to embed")
+            judging = site.usable(site.stored_recipe(judge))
+            made += embed_detections(site, judging, todo, say, step="vectors of fold models").embedded
+    return made
 
 
 def propose_finetuned(site: Site, recipe_id: str, *, run_id: str | None = None, say: LogLine = log.info) -> Proposed:
@@ -178,7 +201,7 @@ def compare_recipes(
     """
     if labelled.individuals < 2:
         return []
-    found = [_figures(recipe_id, "fine-tuned", labelled, fitted)]
+    found = [_figures(recipe_id, FINE_TUNED, labelled, fitted)]
     for key, what in _before(site, recipe_id).items():
         truth = load_truth(site, key).labelled
         keep = np.isin(np.array([str(k) for k in truth.keys]), np.array([str(k) for k in labelled.keys]))
@@ -186,8 +209,11 @@ def compare_recipes(
         if len(own) < len(labelled):
             say(f"not compared with {key}: {len(labelled) - len(own)} of these detections cannot be judged under it")
             continue
+        if own.divided and not _alike(own, labelled):
+            say(f"not compared with {key}: its models were trained without other groups of animals")
+            continue
         say(f"comparing with {key}")
-        found.append(_figures(key, what, in_compartments_of(own, labelled), _first(site, key)))
+        found.append(_figures(key, what, in_compartments_of(own, labelled), _policies(site, key)))
     return found
 
 
@@ -197,10 +223,26 @@ def _before(site: Site, recipe_id: str) -> dict[str, str]:
         training = training_of(session, recipe_id) or {}
         live = live_release(session)
         earlier = [key for key in tuned_recipes(session) if key != recipe_id][:MOST_EARLIER]
-        found = {str(training["base"]): "started from"} if "base" in training else {}
+        found = {str(training["base"]): STARTED_FROM} if "base" in training else {}
         if live is not None and live.recipe_id != recipe_id:
-            found.setdefault(live.recipe_id, "live")
-    return found | {key: "earlier" for key in earlier if key not in found}
+            found.setdefault(live.recipe_id, LIVE)
+    return found | {key: EARLIER for key in earlier if key not in found}
+
+
+def _alike(one: Labelled, other: Labelled) -> bool:
+    """Whether both are divided into the same groups of individuals."""
+    groups = [dict(zip(each.names, each.compartments.tolist(), strict=True)) for each in (one, other)]
+    pairs = {(groups[0][name], groups[1][name]) for name in groups[0]}
+    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+def _policies(site: Site, recipe_id: str) -> FittedPolicy:
+    """What a recipe is judged with: the live release's policies where it is live, else those that it starts with."""
+    with site.database.session() as session:
+        live = live_release(session)
+        if live is not None and live.recipe_id == recipe_id:
+            return fitted_of(live)
+    return _first(site, recipe_id)
 
 
 def _first(site: Site, recipe_id: str) -> FittedPolicy:
@@ -209,5 +251,5 @@ def _first(site: Site, recipe_id: str) -> FittedPolicy:
 
 def _figures(recipe_id: str, what: str, labelled: Labelled, fitted: FittedPolicy) -> RecipeFigures:
     evaluation = evaluate(labelled, fitted)
-    figures = {name: estimate(item) for name, item in evaluation.statistics.items() if name in FIGURES}
+    figures = {name: estimate(item) for name, item in evaluation.statistics.items() if name in FIRST}
     return RecipeFigures(recipe_id, what, figures, evaluation.made, evaluation.true)

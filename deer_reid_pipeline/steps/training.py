@@ -19,11 +19,13 @@ from deer_reid_pipeline.steps.embeddings import load_crops
 from deer_reid_pipeline.steps.images import in_batches
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.truth import load_identities
-from deer_reid_pipeline.store.recipes import fold_recipes, register_recipe, training_of
+from deer_reid_pipeline.store.recipes import fold_of_recipe, fold_recipes, register_recipe, training_of
+from deer_reid_pipeline.store.releases import refuse_unreleasable
 from deer_reid_pipeline.store.reports import TRAINING, add_report
 from deer_reid_pipeline.training.config import TrainingConfig
 from deer_reid_pipeline.training.crop_cache import make_cache, open_cache
 from deer_reid_pipeline.training.dataset import (
+    SALT,
     TEST,
     TRAIN,
     VALIDATION,
@@ -37,7 +39,6 @@ from deer_reid_pipeline.training.outcome import Outcome, outcome_of
 from deer_reid_pipeline.training.plan import Plan, make_plan, splits_of
 from deer_reid_pipeline.training.runs import Tell, Told, run_jobs, side_by_side
 from deer_reid_pipeline.vision.crops import Pixels
-from deer_reid_pipeline.vision.embedder import resolve_device
 from deer_reid_pipeline.vision.recipe import Recipe, base_name
 
 LogLine = Callable[[str], None]
@@ -109,6 +110,8 @@ def train_model(
         TrainingError: too little to train on, another process trains the same, or a training failed.
         WeightsError: the weights to start from are missing.
     """
+    from deer_reid_pipeline.vision.embedder import resolve_device
+
     data = training_set(site)
     starts = _starts(site, start, config)
     weights = site.weights
@@ -124,10 +127,10 @@ def train_model(
     folder = site.settings.home / "training" / plan.id
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(str(folder / "lock"), timeout=0):
+        with FileLock(str(folder.parent / "lock"), timeout=0):
             outcome = _run(site, plan, folder, say, watch)
     except Timeout as error:
-        raise TrainingError(f"another process trains this now, in {folder}: wait for it") from error
+        raise TrainingError(f"another process trains in {folder.parent} now: wait for it") from error
     _register(site, outcome)
     say(f"recipe {outcome.recipe.id}: trained on {len(data.individuals)} individuals in {outcome.seconds:.0f} s")
     return outcome
@@ -202,13 +205,21 @@ def _starts(site: Site, start: str, config: TrainingConfig) -> dict[int | None, 
     with site.database.session() as session:
         before = training_of(session, recipe.id)
         folds = fold_recipes(session, recipe.id)
-    wanted = config.folds if config.folds > 1 else 0
+        judges = fold_of_recipe(session, recipe.id)
+        if judges is None:
+            refuse_unreleasable(session, recipe.id)
+    if judges is not None:
+        raise TrainingError(
+            f"{recipe.id} is the judge of one fold of {judges}, and was trained on the animals of the others: go on "
+            f"from {judges}, or start anew with --from {base_name(recipe.name)}"
+        )
+    wanted = config.folds
     if before is None:
         return {None: recipe, **dict.fromkeys(range(wanted), recipe)}
-    if len(folds) != wanted:
+    if before["folds"] != wanted or set(folds) != set(range(wanted)) or before["salt"] != SALT:
         raise TrainingError(
-            f"{recipe.id} was trained with {len(folds)} folds, and going on with {wanted} would judge models by "
-            f"animals that they were trained on: use --folds {len(folds)}, or start anew with --from "
+            f"{recipe.id} was trained with {before['folds']} folds, and going on with {wanted} would judge models by "
+            f"animals that they were trained on: use --folds {before['folds']}, or start anew with --from "
             f"{base_name(recipe.name)}"
         )
     return {None: recipe, **{fold: site.stored_recipe(key) for fold, key in folds.items()}}
@@ -227,9 +238,8 @@ def _refuse_nothing_new(site: Site, plan: Plan) -> None:
 def _register(site: Site, outcome: Outcome) -> None:
     recipe = outcome.recipe
     with site.database.session() as session:
-        register_recipe(
-            session, recipe.id, recipe.name, recipe.to_json(), recipe.random_weights, training=outcome.record()
-        )
+        record = outcome.record(training_of(session, outcome.plan.base.id))
+        register_recipe(session, recipe.id, recipe.name, recipe.to_json(), recipe.random_weights, training=record)
         for fold, judging in outcome.folds.items():
             register_recipe(
                 session,

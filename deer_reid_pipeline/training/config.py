@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Loss = Literal["triplet", "arcface", "supcon", "supcon_arcface"]
 
 
 class TrainingConfig(BaseModel):
-    """Settings of a fine-tuning. The defaults were chosen by cross-validation; docs/training.md says how."""
+    """Settings of a fine-tuning. docs/accuracy.md says what the defaults rest on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,6 +78,13 @@ class TrainingConfig(BaseModel):
     workers: int = Field(
         default=0, ge=0, le=64, description="Trainings side by side without a GPU, one thread each; 0: one a core."
     )
+
+    @field_validator("folds")
+    @classmethod
+    def _one_fold_is_none(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one fold would be trained on nobody: 0 for one split, or 2 and more")
+        return value
 
     @property
     def batch(self) -> int:

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deer_reid_pipeline.training.augment import Pixels
 from deer_reid_pipeline.training.errors import TrainingError
-from deer_reid_pipeline.vision.crops import fitted_size
+from deer_reid_pipeline.vision.crops import Pixels, fitted_size
 from deer_reid_pipeline.vision.model_files import sha256_of, write_whole
 
 DATA, INDEX = "crops.u8", "crops.json"

@@ -118,11 +118,17 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, Embedded]:
         """float [n, 3, height, width], normalised, to each branch's vectors."""
+        return self.head(self.pooled(x))
+
+    def pooled(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The pooled features of each branch, float32 [n, features]: all that a picture goes through alone."""
         every = [tap for taps in self.taps.values() for tap in taps]
         pooled = pooled_taps(self.network, x, every)
-        return {
-            name: self.heads[name](torch.cat([pooled[tap] for tap in taps], dim=1)) for name, taps in self.taps.items()
-        }
+        return {name: torch.cat([pooled[tap] for tap in taps], dim=1) for name, taps in self.taps.items()}
+
+    def head(self, pooled: Mapping[str, torch.Tensor]) -> dict[str, Embedded]:
+        """The vectors of pooled features; in training the heads normalise over the batch."""
+        return {name: self.heads[name](features) for name, features in pooled.items()}
 
     def backbone_state(self) -> dict[str, torch.Tensor]:
         """Weights of the backbone under the names that it is loaded by."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deer_reid_pipeline.training.dataset import SALT
 from deer_reid_pipeline.training.plan import Plan
 from deer_reid_pipeline.training.shape import TrainedBackbone, tuned_recipe
 from deer_reid_pipeline.training.worker import Result, read_log
@@ -41,27 +42,37 @@ class Outcome:
         """Of the model that is used, in its multiscale network."""
         return self.results[self.plan.jobs()[-len(self.plan.keys)].name].epochs
 
-    def record(self) -> dict[str, Any]:
-        """What the database keeps of it: who was trained on, and who judges whom."""
+    def record(self, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the database keeps of it: who was trained on, and who judges whom.
+
+        What an earlier training saw, this one has seen too, since it went on from it. An animal or a picture that was
+        in another fold then has no model that never saw it.
+
+        Args:
+            before: the record of the recipe that it started from, if that was fine-tuned.
+        """
         folds = {
             name: split.fold
             for split in self.plan.splits
             for name in sorted(split.test if self.folds else split.train | split.validation)
         }
+        detections = {p.key: folds[p.individual] for p in self.plan.data.pictures if p.individual in folds}
         return {
-            "individuals": folds,
-            "detections": {
-                picture.key: folds[picture.individual]
-                for picture in self.plan.data.pictures
-                if picture.individual in folds
-            },
+            "individuals": _inherited(folds, (before or {}).get("individuals", {})),
+            "detections": _inherited(detections, (before or {}).get("detections", {})),
             "folds": len(self.folds),
+            "salt": SALT,
             "dataset_digest": self.plan.data.digest,
             "config": self.plan.config.model_dump(mode="json"),
             "base": self.plan.base.id,
             "counts": self.plan.data.counts(),
             "run": self.plan.id,
         }
+
+
+def _inherited(now: Mapping[str, int | None], before: Mapping[str, int | None]) -> dict[str, int | None]:
+    """The folds of now with those of before: None where they differ."""
+    return {**before, **{key: fold if before.get(key, fold) == fold else None for key, fold in now.items()}}
 
 
 def outcome_of(plan: Plan, folder: Path, results: Mapping[str, Result]) -> Outcome:
@@ -72,14 +83,14 @@ def outcome_of(plan: Plan, folder: Path, results: Mapping[str, Result]) -> Outco
         result = results[job.name]
         made.setdefault(job.fold, {})[job.backbone] = TrainedBackbone(result.weights, result.projections)
     folds = {
-        fold: tuned_recipe(plan.starts[fold], trained, plan.config, digest, fold)
+        fold: tuned_recipe(plan.starts[fold], trained, plan.config, digest, plan.id, fold)
         for fold, trained in made.items()
         if fold is not None
     }
     return Outcome(
         plan=plan,
         folder=folder,
-        recipe=tuned_recipe(plan.base, made[None], plan.config, digest),
+        recipe=tuned_recipe(plan.base, made[None], plan.config, digest, plan.id),
         folds=folds,
         results=dict(results),
         logs={job.name: read_log(folder / job.name) for job in plan.jobs()},

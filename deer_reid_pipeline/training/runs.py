@@ -20,7 +20,8 @@ import psutil
 
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.plan import Job, Plan
-from deer_reid_pipeline.training.worker import ERROR, LOG, THREADS, Result, read_log, read_result
+from deer_reid_pipeline.training.worker import ERROR, LOG, PARENT, THREADS, Result, read_log, read_result
+from deer_reid_pipeline.vision.model_files import ModelFiles
 
 STANDARD_ERROR = "stderr.txt"
 
@@ -75,15 +76,20 @@ def run_jobs(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Re
         TrainingError: a job failed; its own words are passed on, and the others are stopped.
     """
     jobs = plan.jobs()
-    waiting = [job for job in jobs if read_result(folder / job.name) is None]
+    waiting = [job for job in jobs if not _done(plan, folder, job)]
     running: dict[str, subprocess.Popen[bytes]] = {}
     told = {job.name: len(read_log(folder / job.name)) for job in jobs}
     most = side_by_side(plan)
-    threads = max(1, _cores() // most) if plan.device.startswith("cpu") else 1
+    # By the machine and the settings alone: sums differ with the number of threads.
+    side = min(plan.config.workers or _cores(), len(jobs))
+    threads = max(1, _cores() // side) if plan.device.startswith("cpu") else 1
     started, before = time.monotonic(), sum(told.values())
     try:
         while waiting or running:
-            for job in [job for job in waiting if _ready(job, jobs, folder)][: most - len(running)]:
+            ready = [job for job in waiting if _ready(plan, job, folder)]
+            if not ready and not running:
+                raise TrainingError(f"{waiting[0].name} waits for trainings that left no result: delete {folder}")
+            for job in ready[: most - len(running)]:
                 waiting.remove(job)
                 running[job.name] = _start(plan, job, folder, threads)
             time.sleep(_LOOK_S)
@@ -105,11 +111,17 @@ def epochs_of_all(key: str, results: Sequence[Result]) -> int:
     return max(1, median_low([result.epoch for result in results]))
 
 
-def _ready(job: Job, jobs: Sequence[Job], folder: Path) -> bool:
+def _done(plan: Plan, folder: Path, job: Job) -> bool:
+    """Whether a job has its result, and the files that it names are in the model store."""
+    result, models = read_result(folder / job.name), ModelFiles(Path(plan.models_dir))
+    return result is not None and all(models.has(key) for key in (result.weights, *result.projections.values()))
+
+
+def _ready(plan: Plan, job: Job, folder: Path) -> bool:
     """The model on all is trained as long as the folds say."""
     if job.split is not None:
         return True
-    return all(read_result(folder / other.name) for other in jobs if other.backbone == job.backbone and other.split)
+    return all(_done(plan, folder, other) for other in plan.jobs() if other.backbone == job.backbone and other.split)
 
 
 def _start(plan: Plan, job: Job, folder: Path, threads: int) -> subprocess.Popen[bytes]:
@@ -122,6 +134,7 @@ def _start(plan: Plan, job: Job, folder: Path, threads: int) -> subprocess.Popen
     environment = os.environ | _MALLOC
     environment |= {
         THREADS: str(threads),
+        PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS gives other sums each time
     }

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from deer_reid_pipeline.training.config import TrainingConfig
-from deer_reid_pipeline.training.network import EmbeddingNetwork
 from deer_reid_pipeline.vision.model_files import ModelFiles
 from deer_reid_pipeline.vision.recipe import (
     CHANNELS,
@@ -25,6 +24,9 @@ from deer_reid_pipeline.vision.recipe import (
     WeightsRef,
     base_name,
 )
+
+if TYPE_CHECKING:
+    from deer_reid_pipeline.training.network import EmbeddingNetwork
 
 TUNED = "tuned"
 FOLD = "fold"
@@ -96,6 +98,7 @@ def tuned_recipe(
     trained: Mapping[str, TrainedBackbone],
     config: TrainingConfig,
     digest: str,
+    run: str,
     fold: int | None = None,
 ) -> Recipe:
     """The recipe of trained networks.
@@ -104,6 +107,7 @@ def tuned_recipe(
         base: what they were trained from; a backbone that was not trained stays as it is there.
         trained: backbone -> its files.
         digest: of the data that it was trained on.
+        run: id of the training.
         fold: which fold was kept out.
     """
     backbones = dict(base.backbones)
@@ -126,4 +130,6 @@ def tuned_recipe(
                 calibration=digest,
             )
             branches[branch] = Branch(backbone=key, taps=taps, projection=projection)
-    return Recipe(name=tuned_name(base.name, fold), crop=base.crop, backbones=backbones, branches=branches)
+    return Recipe(
+        name=tuned_name(base.name, fold), crop=base.crop, backbones=backbones, branches=branches, training_run=run
+    )

@@ -255,8 +255,9 @@ class Trainer:
     def _backward(self, pictures: torch.Tensor, labels: torch.Tensor, encounters: torch.Tensor) -> float:
         """Gradients of a batch; in portions where memory asks for it, with the loss of the whole batch.
 
-        In portions, vectors are made without gradients first, the gradient of the loss in them is taken, and each
-        portion is run again with it (Gao et al. 2021, Scaling deep contrastive learning batch size).
+        In portions, pooled features are made without gradients first, the gradient of the loss in them is taken over
+        the whole batch, and each portion is run again with it (Gao et al. 2021, Scaling deep contrastive learning batch
+        size). With the backbone's statistics kept, the gradients are those of the whole batch.
         """
         size = self._done.micro_batch
         if size >= len(pictures):
@@ -265,28 +266,19 @@ class Trainer:
             loss = self._loss(embedded, labels, encounters)
             self._scaler.scale(loss).backward()
             return float(loss.detach())
+        portions = pictures.split(size)
         with torch.no_grad(), in_type(self._device, self._type):
-            parts = [self._network(part) for part in pictures.split(size)]
-        whole = {
-            name: Embedded(
-                torch.cat([part[name].before for part in parts]).requires_grad_(),
-                torch.cat([part[name].after for part in parts]).requires_grad_(),
-            )
-            for name in self._losses
-        }
-        loss = self._loss(whole, labels, encounters)
+            parts = [self._network.pooled(part) for part in portions]
+        whole = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in self._losses}
+        loss = self._loss(self._network.head(whole), labels, encounters)
         self._scaler.scale(loss).backward()
-        for index, part in enumerate(pictures.split(size)):
-            at = slice(index * size, index * size + len(part))
+        start = 0
+        for portion in portions:
             with in_type(self._device, self._type):
-                again = self._network(part)
-            outputs, gradients = [], []
-            for name, item in whole.items():
-                for values, source in ((again[name].before, item.before), (again[name].after, item.after)):
-                    if source.grad is not None:
-                        outputs.append(values)
-                        gradients.append(source.grad[at])
-            torch.autograd.backward(outputs, gradients)
+                again = self._network.pooled(portion)
+            gradients = [_gradient(whole[name])[start : start + len(portion)] for name in again]
+            torch.autograd.backward(list(again.values()), gradients)
+            start += len(portion)
         return float(loss.detach())
 
     def _loss(self, embedded: Mapping[str, Embedded], labels: torch.Tensor, encounters: torch.Tensor) -> torch.Tensor:
@@ -354,6 +346,11 @@ class Trainer:
         self._average.load_state_dict(tensors)
         network: EmbeddingNetwork = self._average.to("cpu").eval()
         return Trained(network, int(note["epoch"]), self._done.epoch, self._done.seconds)  # type: ignore[call-overload]
+
+
+def _gradient(tensor: torch.Tensor) -> torch.Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from deer_reid_pipeline.training.plan import Job, Plan, read_plan
 from deer_reid_pipeline.vision.model_files import write_whole
 
 LOG, RESULT, ERROR = "log.json", "result.json", "error.txt"
-THREADS = "DEER_REID_TRAINING_THREADS"
+THREADS, PARENT = "DEER_REID_TRAINING_THREADS", "DEER_REID_TRAINING_PARENT"
 
 _LOOK_S = 1.0
 _LOADERS = 8
@@ -94,7 +94,7 @@ def train(plan: Plan, job: Job, folder: Path, stop_after: int | None = None, thr
     crops = open_cache(folder)
     if crops is None:
         raise TrainingError(f"the decoded crops in {folder} are damaged: run it again, which makes them anew")
-    start = plan.starts.get(job.fold, plan.base)
+    start = plan.starts[job.fold]
     store = WeightStore([Path(d) for d in plan.search_dirs], Path(plan.models_dir), offline=True)
     spec = layout(start.backbones[job.backbone], plan.config)
     backbone = start.backbones[job.backbone].model_copy(
@@ -159,7 +159,8 @@ def _end_with(parent: int) -> None:
 
 def main(folder: Path, name: str, stop_after: int | None) -> int:
     """Run a job; the exit status is 1 where it failed."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = int(os.environ.get(PARENT, os.getppid()))
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     own = folder / name
     own.mkdir(parents=True, exist_ok=True)
     (own / ERROR).unlink(missing_ok=True)

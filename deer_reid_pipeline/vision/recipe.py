@@ -152,6 +152,11 @@ class Recipe(_Data):
     crop: str = Field(default=CropSpec().id, description="Id of the CropSpec of the crops that it reads.")
     backbones: dict[str, Backbone]
     branches: dict[str, Branch]
+    training_run: str = Field(
+        default="",
+        pattern=r"^[0-9a-f]{0,12}$",
+        description="Training that made it: two trainings are two recipes, each with judges of its own.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -171,6 +176,8 @@ class Recipe(_Data):
     def id(self) -> str:
         """'name-' and 12 hex digits over all that determines a vector; stored with every vector."""
         data = self.model_dump(mode="json")
+        if not data["training_run"]:
+            del data["training_run"]  # as before there was training, so that ids stay
         for backbone in data["backbones"].values():
             for provenance in ("name", "source"):
                 del backbone["weights"][provenance]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,10 @@ import numpy as np
 import pytest
 
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
+from deer_reid_pipeline.steps import training
 from deer_reid_pipeline.steps.finetuned import (
     embed_finetuned,
+    embed_judges,
     outcome_of_recipe,
     propose_finetuned,
     trained_recipe,
@@ -30,9 +31,10 @@ from deer_reid_pipeline.store.recipes import fold_recipes, training_of
 from deer_reid_pipeline.training.crop_cache import DATA, open_cache
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.outcome import Outcome
-from deer_reid_pipeline.training.plan import read_plan
+from deer_reid_pipeline.training.plan import Plan, read_plan
+from deer_reid_pipeline.training.runs import Tell, run_jobs
 from deer_reid_pipeline.training.trainer import CHECKPOINT
-from deer_reid_pipeline.training.worker import read_log, read_result
+from deer_reid_pipeline.training.worker import Result, read_log, read_result
 from deer_reid_pipeline_tests.coats import SHORT, Homes, drop_of_coats, trained_id
 from deer_reid_pipeline_tests.sites import query, run_all
 
@@ -181,6 +183,58 @@ def test_it_goes_on_from_a_fine_tuned_recipe_only_with_something_new(
     assert further.plan.starts[1].id == outcome.folds[1].id, "a fold goes on from the model that never saw it"
 
 
+def test_a_judge_is_nothing_to_start_from(fine_tuned: tuple[Site, Outcome]) -> None:
+    named, outcome = fine_tuned
+    with pytest.raises(TrainingError, match="is the judge of one fold of"):
+        train_model(named, SHORT, start=outcome.folds[0].id)
+
+
+def test_what_an_earlier_training_saw_this_one_has_seen(fine_tuned: tuple[Site, Outcome]) -> None:
+    _, outcome = fine_tuned
+    first = outcome.record()
+    name = sorted(first["individuals"])[0]
+    own = [p.key for p in outcome.plan.data.pictures if p.individual == name]
+    before = {
+        "individuals": {name: 1 - first["individuals"][name], "gone since": 0},
+        "detections": {own[0]: 1 - first["individuals"][name], "an old picture": 1},
+    }
+    record = outcome.record(before)
+    assert record["individuals"] == {**first["individuals"], name: None, "gone since": 0}
+    assert record["detections"] == {**first["detections"], own[0]: None, "an old picture": 1}
+    assert outcome.record(first) == first
+
+
+def test_pictures_that_came_after_the_training_are_judged_too(fine_tuned: tuple[Site, Outcome], tmp_path: Path) -> None:
+    named, outcome = fine_tuned
+    embed_finetuned(named, outcome.recipe.id)
+    run_all(named, drop_of_coats(tmp_path / "later", 24, 1, first=7))
+    assert load_truth(named, outcome.recipe.id).without_vectors == 24
+    assert embed_judges(named, outcome.recipe.id) == 24
+    truth = load_truth(named, outcome.recipe.id)
+    assert (truth.without_vectors, len(truth.labelled)) == (0, 96)
+
+
+def test_two_trainings_are_two_recipes_with_judges_of_their_own(fine_tuned: tuple[Site, Outcome]) -> None:
+    named, outcome = fine_tuned
+    other = train_model(named, SHORT.model_copy(update={"patience": 9}), start=outcome.plan.base.id)
+    assert other.results["all-main"].weights == outcome.results["all-main"].weights
+    assert other.recipe.id != outcome.recipe.id
+    with named.database.session() as session:
+        both = [fold_recipes(session, each.recipe.id) for each in (outcome, other)]
+    assert [sorted(each) for each in both] == [[0, 1], [0, 1]]
+    assert not set(both[0].values()) & set(both[1].values())
+
+
+def test_a_result_whose_weights_are_gone_is_made_again(fine_tuned: tuple[Site, Outcome]) -> None:
+    named, outcome = fine_tuned
+    gone = named.settings.models_dir / f"{outcome.recipe.backbones['main'].weights.sha256}.safetensors"
+    gone.unlink()
+    again = train_model(named, SHORT, start=outcome.plan.base.id)
+    assert again.recipe.id == outcome.recipe.id
+    assert again.plan.models_dir == str(named.settings.models_dir)
+    assert gone.is_file()
+
+
 def test_a_corrupt_cache_is_made_anew(fine_tuned: tuple[Site, Outcome]) -> None:
     named, outcome = fine_tuned
     data = outcome.folder / DATA
@@ -197,17 +251,14 @@ def test_a_corrupt_cache_is_made_anew(fine_tuned: tuple[Site, Outcome]) -> None:
 
 
 def test_a_worker_that_fails_says_why_and_the_others_are_stopped(named: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = named.settings.home / "training"
-    gone.mkdir()
+    def harmed(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Result]:
+        (folder / DATA).write_bytes(b"nothing")
+        return run_jobs(plan, folder, tell)
 
-    def harm() -> None:
-        while not (found := list(gone.glob("*/crops.u8"))):
-            time.sleep(0.02)
-        found[0].write_bytes(b"nothing")
-
-    threading.Thread(target=harm, daemon=True).start()
+    monkeypatch.setattr(training, "run_jobs", harmed)
     with pytest.raises(TrainingError, match=r"decoded crops in .* are damaged"):
         train_model(named, SHORT)
+    assert not _workers(named.settings.home)
 
 
 def test_a_killed_run_leaves_no_training_behind_and_goes_on(named: Site, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from deer_reid_pipeline.defs.partitions import image_drop_partitions
 from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.checks import check_profiles, shared_pictures, undecided_encounters
 from deer_reid_pipeline.steps.contact_sheets import SheetItem
+from deer_reid_pipeline.steps.finetuned import embed_judges
 from deer_reid_pipeline.steps.matches import match_drop
 from deer_reid_pipeline.steps.plots import similarity_plot
 from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
@@ -111,6 +112,7 @@ def deer_profiles(
     recipe = site.site.recipe(config.recipe) if config.recipe else site.matcher.recipe
     result = update_profiles(site.site, recipe, context.log.info, again=config.restart)
     backlog = embed_backlog(site.site, recipe, context.log.info, again=config.restart) if config.backlog else 0
+    embed_judges(site.site, recipe.id, context.log.info)
     check = check_profiles(site.site)
     return dg.MaterializeResult(
         metadata={

@@ -137,7 +137,9 @@ def finetuned_embeddings(context: dg.AssetExecutionContext, site: SiteResource) 
                 check_name="fine_tuning_ranks_better",
                 passed=bool(ranks),
                 severity=WARN,
-                description="mAP on animals outside the training; the gate asks for more than this",
+                description="mAP on animals outside the training; the gate asks for more than this"
+                if before
+                else "there was nothing to compare with",
             )
         ],
     )
