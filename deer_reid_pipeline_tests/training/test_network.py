@@ -44,7 +44,7 @@ def test_the_recipe_gives_the_trained_networks_vectors(name: str, last_stride: i
     start = build_recipe(name, store)
     networks = {key: network_of(start, key, store, config) for key in start.backbones}
     files = {key: store_network(store.models, network, start, key) for key, network in networks.items()}
-    recipe = tuned_recipe(start, files, config, "0" * 64)
+    recipe = tuned_recipe(start, files, config, "0" * 64, "0" * 12)
     assert recipe.name == f"{name}.tuned"
     assert Recipe.from_json(recipe.to_json()) == recipe
     crops = [striped(1, 1), striped(2, 1), striped(3, 2)[:40]]
@@ -58,13 +58,13 @@ def test_the_recipe_gives_the_trained_networks_vectors(name: str, last_stride: i
 def test_a_recipe_of_other_weights_or_another_stride_has_another_id(store: WeightStore, base: Recipe) -> None:
     made = network_of(base, "main", store, SMALL)
     files = {"main": store_network(store.models, made, base, "main")}
-    recipe = tuned_recipe(base, files, SMALL, "0" * 64)
-    assert recipe.id != tuned_recipe(base, files, SMALL.model_copy(update={"last_stride": 2}), "0" * 64).id
+    recipe = tuned_recipe(base, files, SMALL, "0" * 64, "0" * 12)
+    assert recipe.id != tuned_recipe(base, files, SMALL.model_copy(update={"last_stride": 2}), "0" * 64, "0" * 12).id
     assert recipe.branches["efficientnet"] == base.branches["efficientnet"]
     with torch.no_grad():
         made.heads["baseline"].linear.weight += 1e-3
     other = {"main": store_network(store.models, made, base, "main")}
-    assert recipe.id != tuned_recipe(base, other, SMALL, "0" * 64).id
+    assert recipe.id != tuned_recipe(base, other, SMALL, "0" * 64, "0" * 12).id
 
 
 def test_frozen_layers_do_not_move_and_statistics_stay(store: WeightStore, base: Recipe) -> None:
