@@ -12,15 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
 
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.training import train_model
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.embedded import EmbeddedServer
 from deer_reid_pipeline.training.config import TrainingConfig
-from deer_reid_pipeline_tests.sites import query, run_all, settings_for, write_table
+from deer_reid_pipeline_tests.sites import query, run_all, run_sql, settings_for, write_table
 
 SHORT = TrainingConfig(
     epochs=1, folds=2, width=64, height=64, classes_per_batch=8, pictures_per_class=2, last_stride=2, second=False
@@ -84,9 +82,7 @@ class Homes:
 
     def _fresh(self, template: str) -> Site:
         name = f"coats_{uuid.uuid4().hex}"
-        engine = create_engine(self._server.url("postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        run_sql(self._server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
         return Site(settings_for(self._make_home()), Database(self._server.url(name), server=self._server))
 
 

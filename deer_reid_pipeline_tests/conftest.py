@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
 
 from deer_reid_pipeline.sample.herd import draw_herd
 from deer_reid_pipeline.steps.site import Site
@@ -21,16 +19,9 @@ from deer_reid_pipeline.store.embedded import EmbeddedServer, start_embedded
 from deer_reid_pipeline.vision.catalog import build_recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 from deer_reid_pipeline_tests.coats import Homes
-from deer_reid_pipeline_tests.sites import settings_for
+from deer_reid_pipeline_tests.sites import run_sql, settings_for
 
 REPO = Path(__file__).resolve().parent.parent
-
-
-def run_sql(url: str, statement: str) -> None:
-    """Run one statement outside a transaction (CREATE DATABASE and the like)."""
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.crops import store_crops
@@ -43,6 +44,13 @@ OUR_TABLES = (
     "ab_tests",
     "ab_outcomes",
 )
+
+
+def run_sql(url: str, statement: str) -> None:
+    """Run one statement outside a transaction (CREATE DATABASE and the like)."""
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
 
 
 def settings_for(home: Path, **changes: Any) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -125,6 +124,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(site: Site, run_id: str) -> dict[str, Any]:
+    from deer_reid_pipeline.steps.training_report import CARD, PAGE
     from deer_reid_pipeline.store.reports import TRAINING, VALIDATION, report_of_run
 
     with site.database.session() as session:
@@ -146,17 +146,19 @@ def _result(site: Site, run_id: str) -> dict[str, Any]:
         "candidate": summary.get("candidate"),
         "verdict": verdict if summary.get("candidate") is not None else None,
         "reasons": reasons,
-        "model_card": str(Path(folder) / "model_card.json"),
-        "training_report": str(Path(folder) / "report.html"),
+        "model_card": str(folder / CARD),
+        "training_report": str(folder / PAGE),
         "validation_report": report,
     }
 
 
 def _say(console: Console, found: dict[str, Any]) -> None:
+    from deer_reid_pipeline.steps.training_report.figures import FINE_TUNED
+
     epochs = f"{found['epochs']} epoch{'' if found['epochs'] == 1 else 's'}"
     console.say(f"Recipe {found['recipe']}: {epochs}, {found['seconds']:.0f} s of training.")
     console.say("On animals that the model judging them never saw:")
-    for key, item in sorted(found["compared"].items(), key=lambda each: each[1]["what"] != "fine-tuned"):
+    for key, item in sorted(found["compared"].items(), key=lambda each: each[1]["what"] != FINE_TUNED):
         console.say(f"  {item['what']} {key}")
         for name, words in SHOWN.items():
             value = item["figures"].get(name)

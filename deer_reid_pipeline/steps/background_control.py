@@ -21,13 +21,13 @@ from deer_reid_pipeline.reid.fitted import fold_of
 from deer_reid_pipeline.reid.similarity import BRANCHES, FloatArray, VectorSet
 from deer_reid_pipeline.steps.crops import SPEC, box_in_shares, find_picture
 from deer_reid_pipeline.steps.drops import in_transaction
-from deer_reid_pipeline.steps.fold_models import fold_models
+from deer_reid_pipeline.steps.fold_models import by_judge, fold_models
 from deer_reid_pipeline.steps.images import ascii_line, in_batches
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.drops import places_of
 from deer_reid_pipeline.store.media import CropJob, boxes_in, crop_jobs
 from deer_reid_pipeline.store.recipes import register_recipe
-from deer_reid_pipeline.store.vectors import get_embeddings, put_embeddings
+from deer_reid_pipeline.store.vectors import embedded, get_embeddings, put_embeddings
 from deer_reid_pipeline.vision.background import BackgroundSpec, cut_background
 from deer_reid_pipeline.vision.crops import Pixels, decode_crop, encode_crop
 from deer_reid_pipeline.vision.decode import ImageError, decode_image
@@ -107,17 +107,8 @@ def _by_judge(
         models = fold_models(session, recipe.id)
     if models is None:
         return [(recipe, list(keys))]
-    owner = {key: labelled.names[code] for key, code in zip(labelled.keys, labelled.individual.tolist(), strict=True)}
-    pictures: dict[str, list[object]] = defaultdict(list)
-    for key, name in owner.items():
-        pictures[name].append(key)
-    models = models.as_named(pictures)
-    members: dict[str, list[uuid.UUID]] = defaultdict(list)
-    for key in keys:
-        judge = models.judge(owner[key])
-        if judge is not None:
-            members[judge].append(key)
-    return [(recipe if judge == recipe.id else site.stored_recipe(judge), of) for judge, of in sorted(members.items())]
+    members = by_judge(models, labelled, keys)
+    return [(recipe if judge == recipe.id else site.stored_recipe(judge), of) for judge, of in members.items()]
 
 
 def _vectors(
@@ -132,7 +123,7 @@ def _vectors(
     with site.database.session() as session:
         register_recipe(session, control.id, control.name, control.to_json(), control.random_weights, recipe.id)
         jobs.update({job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=keys)})
-        have = set.intersection(*(set(get_embeddings(session, control.id, branch, keys)) for branch in BRANCHES))
+        have = embedded(session, control.id, BRANCHES, keys)
     lacking = [jobs[key] for key in keys if key in jobs and key not in have]
     if lacking:
         say(f"embedding the background of {len(lacking)} detections under {control.id}")

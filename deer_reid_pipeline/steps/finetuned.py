@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from deer_reid_pipeline.reid.evaluation.protocol import evaluate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.embeddings import embed_detections
-from deer_reid_pipeline.steps.fold_models import fold_models
+from deer_reid_pipeline.steps.fold_models import by_judge, fold_models
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
 from deer_reid_pipeline.steps.site import Site
@@ -34,7 +33,7 @@ from deer_reid_pipeline.steps.tuning import fit_release, propose_fit
 from deer_reid_pipeline.store.recipes import training_of, tuned_recipes
 from deer_reid_pipeline.store.releases import fitted_of, live_release
 from deer_reid_pipeline.store.reports import TRAINING, add_report, newest_report, report_of_run
-from deer_reid_pipeline.store.vectors import get_embeddings
+from deer_reid_pipeline.store.vectors import embedded
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.outcome import Outcome, outcome_of
 from deer_reid_pipeline.training.plan import read_plan
@@ -138,20 +137,13 @@ def embed_judges(site: Site, recipe_id: str, say: LogLine = log.info) -> int:
     if models is None or not models.recipes:
         return 0
     labelled = load_identities(site)
-    members: dict[str, list[uuid.UUID]] = defaultdict(list)
-    for key, code in zip(labelled.keys, labelled.individual.tolist(), strict=True):
-        if isinstance(key, uuid.UUID):
-            members[labelled.names[code]].append(key)
-    models = models.as_named(members)
-    judged: dict[str, list[uuid.UUID]] = defaultdict(list)
-    for name, keys in members.items():
-        judge = models.judge(name)
-        if judge is not None and judge != recipe_id:
-            judged[judge] += keys
+    named = [key for key in labelled.keys if isinstance(key, uuid.UUID)]
     made = 0
-    for judge, keys in sorted(judged.items()):
+    for judge, keys in by_judge(models, labelled, named).items():
+        if judge == recipe_id:
+            continue
         with site.database.session() as session:
-            have = set.intersection(*(set(get_embeddings(session, judge, branch, keys)) for branch in BRANCHES))
+            have = embedded(session, judge, BRANCHES, keys)
         todo = [key for key in keys if key not in have]
         if todo:
             say(f"{judge} judges {len(keys)} detections, {len(todo)} to embed")

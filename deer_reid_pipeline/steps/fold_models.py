@@ -7,11 +7,14 @@ judged at all.
 
 from __future__ import annotations
 
+import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy.orm import Session
 
+from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.store.recipes import fold_recipes, training_of
 
 
@@ -60,6 +63,21 @@ class FoldModels:
         """Recipe whose vectors an individual is judged by; None where every model here was trained on it."""
         compartment = self.compartment(individual)
         return None if compartment is None else self.recipes.get(compartment, self.recipe)
+
+
+def by_judge(models: FoldModels, labelled: Labelled, keys: Iterable[uuid.UUID]) -> dict[str, list[uuid.UUID]]:
+    """Recipe -> those of these labelled detections that it judges; those whom nobody judges are left out."""
+    owner = {key: labelled.names[code] for key, code in zip(labelled.keys, labelled.individual.tolist(), strict=True)}
+    pictures: dict[str, list[object]] = defaultdict(list)
+    for key, name in owner.items():
+        pictures[name].append(key)
+    today = models.as_named(pictures)
+    members: dict[str, list[uuid.UUID]] = defaultdict(list)
+    for each in keys:
+        judge = today.judge(owner[each])
+        if judge is not None:
+            members[judge].append(each)
+    return dict(sorted(members.items()))
 
 
 def fold_models(session: Session, recipe_id: str) -> FoldModels | None:

@@ -36,7 +36,7 @@ from deer_reid_pipeline.training.dataset import (
 )
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.outcome import Outcome, outcome_of
-from deer_reid_pipeline.training.plan import Plan, make_plan, splits_of
+from deer_reid_pipeline.training.plan import Plan, refuse_pointless, splits_of
 from deer_reid_pipeline.training.runs import Tell, Told, run_jobs, side_by_side
 from deer_reid_pipeline.vision.crops import Pixels
 from deer_reid_pipeline.vision.recipe import Recipe, base_name
@@ -115,14 +115,15 @@ def train_model(
     data = training_set(site)
     starts = _starts(site, start, config)
     weights = site.weights
-    plan = make_plan(
-        config,
-        data,
-        starts,
-        search_dirs=weights.search_dirs,
-        models_dir=site.settings.models_dir,
+    plan = Plan(
+        config=config,
+        data=data,
+        starts=starts,
+        search_dirs=tuple(str(folder) for folder in weights.search_dirs),
+        models_dir=str(site.settings.models_dir),
         device=str(resolve_device(site.settings.device)),
     )
+    refuse_pointless(plan)
     _refuse_nothing_new(site, plan)
     folder = site.settings.home / "training" / plan.id
     folder.mkdir(parents=True, exist_ok=True)

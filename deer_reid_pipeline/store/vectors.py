@@ -57,6 +57,25 @@ def get_embeddings(
     return found
 
 
+def embedded(session: Session, recipe_id: str, branches: Sequence[str], ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of these detections that have a vector of every branch under a recipe; no vector is read."""
+    found: set[uuid.UUID] = set()
+    for start in range(0, len(ids), 2000):
+        found.update(
+            session.scalars(
+                select(Embedding.detection_id)
+                .where(
+                    Embedding.recipe_id == recipe_id,
+                    Embedding.branch.in_(branches),
+                    Embedding.detection_id.in_(ids[start : start + 2000]),
+                )
+                .group_by(Embedding.detection_id)
+                .having(func.count() == len(branches))
+            )
+        )
+    return found
+
+
 def vector_set(recipe_id: str, branch: str, rows: Sequence[FloatArray]) -> VectorSet:
     """Stack rows of shape (512,) into a VectorSet."""
     return VectorSet(recipe_id, branch, np.stack(list(rows)).astype(np.float32))

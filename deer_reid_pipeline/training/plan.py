@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,6 @@ class Plan:
         starts: what the training starts from, by fold; None for the model on all.
         search_dirs, models_dir: where weights are, and where they go.
         device: cpu, cuda:N or mps.
-        keys: backbones to be trained, the one of the multiscale branch first.
     """
 
     config: TrainingConfig
@@ -64,8 +64,17 @@ class Plan:
     search_dirs: tuple[str, ...]
     models_dir: str
     device: str
-    keys: tuple[str, ...]
-    splits: tuple[Split, ...] = field(default=())
+
+    @cached_property
+    def splits(self) -> tuple[Split, ...]:
+        """One a fold, or the one split where no folds are wanted."""
+        return tuple(splits_of(self.config, self.data))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Backbones to be trained, the one of the multiscale branch first."""
+        wanted = ("multiscale", "efficientnet") if self.config.second else ("multiscale",)
+        return tuple(dict.fromkeys(self.base.branches[branch].backbone for branch in wanted))
 
     @property
     def base(self) -> Recipe:
@@ -103,64 +112,22 @@ class Plan:
             "search_dirs": list(self.search_dirs),
             "models_dir": self.models_dir,
             "device": self.device,
-            "keys": list(self.keys),
         }
         write_whole(folder / PLAN, json.dumps(said).encode("ascii"))
 
 
-def make_plan(
-    config: TrainingConfig,
-    data: TrainingSet,
-    starts: Mapping[int | None, Recipe],
-    *,
-    search_dirs: Sequence[Path | str],
-    models_dir: Path | str,
-    device: str,
-) -> Plan:
-    """Plan a run.
-
-    Args:
-        starts: recipe that each fold's model starts from, and under None that of the model on all.
+def refuse_pointless(plan: Plan) -> None:
+    """Make sure that a plan can lead to a recipe that holds for other animals and can be released.
 
     Raises:
-        TrainingError: there is too little to train on, or a start has random weights.
+        TrainingError: there is too little to train on, or the start has random weights.
     """
-    splits = splits_of(config, data)
-    refuse_too_little(data, splits)
-    base = starts[None]
-    if base.random_weights:
+    refuse_too_little(plan.data, plan.splits)
+    if plan.base.random_weights:
         raise TrainingError(
-            f"recipe {base.name} has random weights here: what is trained from them can be tried out, never released. "
-            "Get its weights (deer-reid doctor says how), or choose --from lite or --from mobile"
+            f"recipe {plan.base.name} has random weights here: what is trained from them can be tried out, never "
+            "released. Get its weights (deer-reid doctor says how), or choose --from lite or --from mobile"
         )
-    return planned(config, data, starts, search_dirs=search_dirs, models_dir=models_dir, device=device)
-
-
-def planned(
-    config: TrainingConfig,
-    data: TrainingSet,
-    starts: Mapping[int | None, Recipe],
-    *,
-    search_dirs: Sequence[Path | str],
-    models_dir: Path | str,
-    device: str,
-    keys: Sequence[str] | None = None,
-) -> Plan:
-    """A plan without asking whether it makes sense: `make_plan` does that."""
-    base = starts[None]
-    first = base.branches["multiscale"].backbone
-    second = base.branches["efficientnet"].backbone
-    every = dict.fromkeys([first, second] if config.second else [first])
-    return Plan(
-        config=config,
-        data=data,
-        starts=dict(starts),
-        search_dirs=tuple(str(folder) for folder in search_dirs),
-        models_dir=str(models_dir),
-        device=device,
-        keys=tuple(keys if keys is not None else every),
-        splits=tuple(splits_of(config, data)),
-    )
 
 
 def splits_of(config: TrainingConfig, data: TrainingSet) -> list[Split]:
@@ -176,14 +143,13 @@ def read_plan(folder: Path) -> Plan:
     """
     try:
         said: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="ascii"))
-        return planned(
-            TrainingConfig.model_validate(said["config"]),
-            TrainingSet(tuple(Picture(*row) for row in said["pictures"])),
-            {fold: Recipe.from_json(spec) for fold, spec in said["starts"]},
-            search_dirs=said["search_dirs"],
+        return Plan(
+            config=TrainingConfig.model_validate(said["config"]),
+            data=TrainingSet(tuple(Picture(*row) for row in said["pictures"])),
+            starts={fold: Recipe.from_json(spec) for fold, spec in said["starts"]},
+            search_dirs=tuple(said["search_dirs"]),
             models_dir=said["models_dir"],
             device=said["device"],
-            keys=said["keys"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder / PLAN} cannot be used: {error}; delete {folder} and train again") from error

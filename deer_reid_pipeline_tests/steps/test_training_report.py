@@ -32,7 +32,7 @@ from deer_reid_pipeline.steps.training_report.figures import FINE_TUNED, STARTED
 from deer_reid_pipeline.training.config import TrainingConfig
 from deer_reid_pipeline.training.dataset import Picture, TrainingSet
 from deer_reid_pipeline.training.outcome import Outcome, outcome_of
-from deer_reid_pipeline.training.plan import planned
+from deer_reid_pipeline.training.plan import Plan
 from deer_reid_pipeline.training.worker import Result
 
 MADE_AT = datetime(2026, 11, 22, 5, 4, 13, tzinfo=UTC)
@@ -69,12 +69,12 @@ def log(epochs: int, judged: bool) -> list[dict[str, Any]]:
 
 def outcome_with(site: Site, folds: int = FOLDS, logged: bool = True, judged: bool = True) -> Outcome:
     """A finished run in which nothing was trained."""
-    plan = planned(
-        TrainingConfig(folds=folds, epochs=4),
-        data(),
-        {None: site.matcher().recipe, **dict.fromkeys(range(folds), site.matcher().recipe)},
-        search_dirs=[],
-        models_dir=site.settings.models_dir,
+    plan = Plan(
+        config=TrainingConfig(folds=folds, epochs=4),
+        data=data(),
+        starts={None: site.matcher().recipe, **dict.fromkeys(range(folds), site.matcher().recipe)},
+        search_dirs=(),
+        models_dir=str(site.settings.models_dir),
         device="cpu",
     )
     results = {

@@ -15,7 +15,7 @@ from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.store import backup
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.embedded import EmbeddedServer, postgres_binaries
-from deer_reid_pipeline_tests.conftest import run_sql
+from deer_reid_pipeline_tests.sites import run_sql
 
 
 def test_what_was_backed_up_can_be_restored(database: Database, server: EmbeddedServer, tmp_path: Path) -> None:

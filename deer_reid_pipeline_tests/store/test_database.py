@@ -23,7 +23,7 @@ from deer_reid_pipeline.store import migrate
 from deer_reid_pipeline.store.database import Database, connect
 from deer_reid_pipeline.store.embedded import EmbeddedServer
 from deer_reid_pipeline.store.models import Deer
-from deer_reid_pipeline_tests.conftest import run_sql
+from deer_reid_pipeline_tests.sites import run_sql
 from deer_reid_pipeline_tests.store.clients import kill_server
 
 

@@ -11,6 +11,7 @@ from deer_reid_pipeline.defs.training.config import TrainingSettings, config_of
 from deer_reid_pipeline.defs.training.watching import EpochEvents
 from deer_reid_pipeline.steps.finetuned import embed_finetuned, propose_finetuned, trained_recipe
 from deer_reid_pipeline.steps.training import dataset_facts, note_training, train_model
+from deer_reid_pipeline.steps.training_report import CARD_TEXT, PAGE
 from deer_reid_pipeline.steps.training_report.plots import learning_curves
 from deer_reid_pipeline.training.config import TrainingConfig
 
@@ -122,8 +123,8 @@ def finetuned_embeddings(context: dg.AssetExecutionContext, site: SiteResource) 
             "compared": dg.MetadataValue.md(
                 comparison_table({item.recipe: item.as_json() for item in proposed.compared})
             ),
-            "report": dg.MetadataValue.path(str(proposed.folder / "report.html")),
-            "model_card": dg.MetadataValue.md((proposed.folder / "model_card.md").read_text(encoding="utf-8")),
+            "report": dg.MetadataValue.path(str(proposed.folder / PAGE)),
+            "model_card": dg.MetadataValue.md((proposed.folder / CARD_TEXT).read_text(encoding="utf-8")),
             "dagster/column_schema": columns(
                 detection_id="uuid: the detection",
                 recipe_id="text: the fine-tuned recipe",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deer_reid_pipeline.training.scoring import STOPS_BY
+
 if TYPE_CHECKING:
     from deer_reid_pipeline.training.dataset import TrainingSet
     from deer_reid_pipeline.training.outcome import Outcome
     from deer_reid_pipeline.training.plan import Job
     from deer_reid_pipeline.vision.recipe import Recipe
-
-JUDGED_BY = "map_individual"
-"""Figure on the validation individuals that decides which epoch is kept."""
 
 
 def trained_individuals(outcome: Outcome) -> frozenset[str]:
@@ -69,7 +68,7 @@ def trainings(outcome: Outcome) -> list[dict[str, Any]]:
                 "job": job.name,
                 "epochs": result.epochs,
                 "best_epoch": result.epoch,
-                "validation_map": None if kept is None else kept["figures"].get(JUDGED_BY),
+                "validation_map": None if kept is None else kept["figures"].get(STOPS_BY),
                 "seconds": round(result.seconds, 1),
                 "device": result.device,
                 "gpu_memory_mb": result.memory_mb,

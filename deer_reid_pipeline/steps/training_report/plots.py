@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deer_reid_pipeline.steps.report.plots import drawn, svg
-from deer_reid_pipeline.steps.training_report.facts import JUDGED_BY
+from deer_reid_pipeline.training.scoring import STOPS_BY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def lines_of(outcome: Outcome) -> dict[str, list[Line]]:
                 job.fold is None,
                 [int(entry["number"]) for entry in log],
                 [_number(entry, "loss") for entry in log],
-                [_number(entry["figures"], JUDGED_BY) for entry in log],
+                [_number(entry["figures"], STOPS_BY) for entry in log],
                 outcome.results[job.name].epoch,
             )
         )
