@@ -96,7 +96,7 @@ def control_vectors(
         for branch in BRANCHES
     }
     rims = sum(_is_body_crop(jobs[key]) for key in part.keys)  # type: ignore[index]
-    return Control(replace(part, vectors=vectors), rims / len(part), len(keys) - len(part))
+    return Control(replace(part, vectors=vectors, galleries={}), rims / len(part), len(keys) - len(part))
 
 
 def _by_judge(

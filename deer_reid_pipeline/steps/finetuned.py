@@ -1,7 +1,8 @@
 """`finetuned_embeddings`: all detections under a fine-tuned recipe, the fold models' vectors that judge it, and the
 candidate release that the gate decides on.
 
-Old vectors stay. Of a fold's model only the vectors of the fold's own individuals are made: it judges nobody else.
+Old vectors stay. A fold's model embeds what people named, of all individuals: it judges those of its fold, and
+searches for them among all others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from deer_reid_pipeline.reid.evaluation.protocol import evaluate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.embeddings import embed_detections
-from deer_reid_pipeline.steps.fold_models import by_judge, fold_models
+from deer_reid_pipeline.steps.fold_models import fold_models, needed_by_judges
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
 from deer_reid_pipeline.steps.site import Site
@@ -117,7 +118,7 @@ def comparison_of_run(site: Site, run_id: str) -> dict[str, dict[str, Any]]:
 
 
 def embed_finetuned(site: Site, recipe_id: str, say: LogLine = log.info) -> Embedded:
-    """Embed every detection under a fine-tuned recipe, and each fold's individuals under the recipe that judges them.
+    """Embed every detection under a fine-tuned recipe, and what people named under each fold's recipe too.
 
     What has its vectors already is passed over, so a killed run goes on where it was.
     """
@@ -139,14 +140,14 @@ def embed_judges(site: Site, recipe_id: str, say: LogLine = log.info) -> int:
     labelled = load_identities(site)
     named = [key for key in labelled.keys if isinstance(key, uuid.UUID)]
     made = 0
-    for judge, keys in by_judge(models, labelled, named).items():
+    for judge, keys in needed_by_judges(models, labelled, named).items():
         if judge == recipe_id:
             continue
         with site.database.session() as session:
             have = embedded(session, judge, BRANCHES, keys)
         todo = [key for key in keys if key not in have]
         if todo:
-            say(f"{judge} judges {len(keys)} detections, {len(todo)} to embed")
+            say(f"{judge}: judges among {len(keys)} detections, {len(todo)} to embed")
             judging = site.usable(site.stored_recipe(judge))
             made += embed_detections(site, judging, todo, say, step="vectors of fold models").embedded
     return made

@@ -67,17 +67,29 @@ class FoldModels:
 
 def by_judge(models: FoldModels, labelled: Labelled, keys: Iterable[uuid.UUID]) -> dict[str, list[uuid.UUID]]:
     """Recipe -> those of these labelled detections that it judges; those whom nobody judges are left out."""
+    members: dict[str, list[uuid.UUID]] = defaultdict(list)
+    for key, judge in _judged(models, labelled, keys):
+        members[judge].append(key)
+    return dict(sorted(members.items()))
+
+
+def needed_by_judges(models: FoldModels, labelled: Labelled, keys: Iterable[uuid.UUID]) -> dict[str, list[uuid.UUID]]:
+    """Recipe that judges somebody -> those of these labelled detections that it needs vectors of.
+
+    These are all that any recipe judges: an animal is searched for among all others by the model that judges it.
+    """
+    judged = _judged(models, labelled, keys)
+    return {recipe: [key for key, _ in judged] for recipe in sorted({judge for _, judge in judged})}
+
+
+def _judged(models: FoldModels, labelled: Labelled, keys: Iterable[uuid.UUID]) -> list[tuple[uuid.UUID, str]]:
+    """Each of these detections that is judged, with the recipe that does, by the names of today."""
     owner = {key: labelled.names[code] for key, code in zip(labelled.keys, labelled.individual.tolist(), strict=True)}
     pictures: dict[str, list[object]] = defaultdict(list)
     for key, name in owner.items():
         pictures[name].append(key)
     today = models.as_named(pictures)
-    members: dict[str, list[uuid.UUID]] = defaultdict(list)
-    for each in keys:
-        judge = today.judge(owner[each])
-        if judge is not None:
-            members[judge].append(each)
-    return dict(sorted(members.items()))
+    return [(key, judge) for key in keys if (judge := today.judge(owner[key])) is not None]
 
 
 def fold_models(session: Session, recipe_id: str) -> FoldModels | None:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -82,7 +83,8 @@ def load_truth(site: Site, recipe_id: str) -> Truth:
 
     Under a fine-tuned recipe an individual has the vectors of the model that was trained without it, in a compartment
     of that model. They carry the fine-tuned recipe's id all the same: it is what they judge, and the compartments
-    keep vectors of two models from being compared.
+    keep vectors of two models from being compared. Where each of these models has embedded all that is judged, its
+    compartment has a gallery of all.
     """
     with site.database.session() as session:
         named, learned = _named(session)
@@ -96,10 +98,11 @@ def load_truth(site: Site, recipe_id: str) -> Truth:
         )
         named = [row for row in named if row.individual in judged]
         vectors, complete = _vectors(session, recipe_id, models, named)
-    kept = [row for row, there in zip(named, complete.tolist(), strict=True) if there]
+        kept = [row for row, there in zip(named, complete.tolist(), strict=True) if there]
+        galleries = {} if models is None else _galleries(session, models, kept)
     if len(kept) < len(named):
         vectors = {branch: matrix[complete] for branch, matrix in vectors.items()}
-    labelled = _labelled(kept, {b: VectorSet(recipe_id, b, m) for b, m in vectors.items()}, models)
+    labelled = _labelled(kept, _sets(recipe_id, vectors), models, galleries)
     return Truth(labelled, len(named) - len(kept), learned, len(individuals) - len(judged), models)
 
 
@@ -135,6 +138,24 @@ def _vectors(
         for branch, matrix in part.items():
             vectors[branch][indices] = matrix
     return vectors, complete
+
+
+def _galleries(session: Session, models: FoldModels, rows: Sequence[TruthRow]) -> dict[int, dict[str, VectorSet]]:
+    """Compartment -> branch -> all rows as the model that judges it gives them; nothing where one lacks vectors."""
+    judges = {models.compartment(str(row.individual)): models.judge(str(row.individual)) for row in rows}
+    found: dict[int, dict[str, VectorSet]] = {}
+    for number, judge in judges.items():
+        assert number is not None
+        assert judge is not None
+        vectors, complete = load_vectors(session, judge, BRANCHES, [row.detection_id for row in rows])
+        if len(judges) < 2 or not complete.all():
+            return {}
+        found[number] = _sets(models.recipe, vectors)
+    return found
+
+
+def _sets(recipe_id: str, vectors: Mapping[str, FloatArray]) -> dict[str, VectorSet]:
+    return {branch: VectorSet(recipe_id, branch, matrix) for branch, matrix in vectors.items()}
 
 
 def data_digest(labelled: Labelled) -> str:
@@ -222,9 +243,18 @@ class _Encounter:
     when: tuple[datetime, datetime, int, str]
 
 
-def _labelled(rows: Sequence[TruthRow], vectors: Mapping[str, VectorSet], models: FoldModels | None = None) -> Labelled:
+def _labelled(
+    rows: Sequence[TruthRow],
+    vectors: Mapping[str, VectorSet],
+    models: FoldModels | None = None,
+    galleries: Mapping[int, Mapping[str, VectorSet]] = MappingProxyType({}),
+) -> Labelled:
     encounters = _encounters(rows)
     order = [index for encounter in encounters for index in encounter.rows]
+
+    def ordered_sets(sets: Mapping[str, VectorSet]) -> dict[str, VectorSet]:
+        return {branch: VectorSet(item.recipe_id, branch, item.vectors[order]) for branch, item in sets.items()}
+
     code = np.repeat(np.arange(len(encounters)), [len(encounter.rows) for encounter in encounters])
     burst = _bursts(encounters)
     names = sorted({encounter.individual for encounter in encounters})
@@ -238,7 +268,7 @@ def _labelled(rows: Sequence[TruthRow], vectors: Mapping[str, VectorSet], models
         compartment = np.array([models.compartment(name) for name in names], dtype=np.int64)[owner[code]]
     return Labelled(
         keys=[row.detection_id for row in ordered],
-        vectors={branch: VectorSet(item.recipe_id, branch, item.vectors[order]) for branch, item in vectors.items()},
+        vectors=ordered_sets(vectors),
         individual=owner[code],
         encounter=code.astype(np.int64),
         burst=burst[code],
@@ -253,6 +283,7 @@ def _labelled(rows: Sequence[TruthRow], vectors: Mapping[str, VectorSet], models
             "camera": ["" if (row.camera or "folder:").startswith("folder:") else str(row.camera) for row in ordered],
         },
         compartment=compartment,
+        galleries={number: ordered_sets(gallery) for number, gallery in galleries.items()},
     )
 
 

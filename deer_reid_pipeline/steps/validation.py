@@ -230,7 +230,11 @@ def _who_judged(truth: Truth, subject: Subject, judged: Labelled) -> list[str]:
             f"{truth.trained_on} individuals were left out: the recipe was trained on them ({subject.recipe.id})"
         )
     if judged.divided:
-        remarks.append("individuals judged by different models were never compared with each other")
+        remarks.append(
+            "individuals judged by different models were ranked apart; each was searched for among all by its own"
+            if judged.shared
+            else "individuals judged by different models were never compared with each other"
+        )
     return remarks
 
 
@@ -257,7 +261,12 @@ def _in_the_same_compartments(first: Labelled, second: Labelled) -> tuple[Labell
     alike = in_compartments_of(second, first)
     pairs = np.stack([np.asarray(alike.compartment), second.compartment], axis=1)
     both = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    second = replace(second, compartment=both)
+    galleries = {
+        code: second.galleries[number]
+        for code, number in set(zip(both.tolist(), np.asarray(second.compartment).tolist(), strict=True))
+        if number in second.galleries
+    }
+    second = replace(second, compartment=both, galleries=galleries)
     return in_compartments_of(first, second), second
 
 

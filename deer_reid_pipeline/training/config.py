@@ -30,6 +30,13 @@ class TrainingConfig(BaseModel):
     width: int = Field(default=240, ge=64, le=640, description="Width that crops are letterboxed to, pixels.")
     height: int = Field(default=192, ge=64, le=640, description="Height that crops are letterboxed to, pixels.")
     inner: float = Field(default=0.85, gt=0.3, le=1, description="Centre share of a crop that is used (0 to 1).")
+    views: int = Field(
+        default=3,
+        ge=1,
+        le=7,
+        description="Centre shares around inner, each 15 % larger than the one before, at which a trained recipe sees "
+        "a crop; the vector is their mean. Each is one more pass when pictures are embedded.",
+    )
     classes_per_batch: int = Field(default=16, ge=2, le=512, description="Classes (animal and flank) in a batch.")
     pictures_per_class: int = Field(
         default=4, ge=2, le=64, description="Pictures of a class in a batch, each from another encounter."

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TUNED = "tuned"
 FOLD = "fold"
+VIEW_STEP = 1.15
+"""Ratio of the centre shares of two neighbouring views."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,21 @@ def branches_of(recipe: Recipe, key: str) -> dict[str, tuple[Tap, ...]]:
 def layout(backbone: Backbone, config: TrainingConfig) -> Preprocess:
     """How crops are laid out for a trained backbone: letterboxed, in its own colours."""
     return backbone.preprocess.model_copy(
-        update={"width": config.width, "height": config.height, "mode": "letterbox", "inner": config.inner}
+        update={
+            "width": config.width,
+            "height": config.height,
+            "mode": "letterbox",
+            "inner": config.inner,
+            "views": views_of(config.inner, config.views),
+        }
     )
+
+
+def views_of(inner: float, views: int) -> tuple[float, ...]:
+    """The centre shares beside `inner`, so that there are `views` in all, at most the whole crop."""
+    steps = [step for step in range(-(views // 2), (views - 1) // 2 + 1) if step]
+    shares = [round(min(1.0, inner * VIEW_STEP**step), 4) for step in steps]
+    return tuple(share for share in dict.fromkeys(shares) if share != inner)
 
 
 def last_stride(recipe: Recipe, key: str, config: TrainingConfig) -> Literal[1, 2]:

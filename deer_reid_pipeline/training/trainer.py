@@ -40,7 +40,7 @@ from deer_reid_pipeline.training.sampler import EncounterSampler, Item
 from deer_reid_pipeline.training.schedule import optimiser as make_optimiser
 from deer_reid_pipeline.training.schedule import set_rates
 from deer_reid_pipeline.training.scoring import STOPS_BY, labelled_of, ranking
-from deer_reid_pipeline.vision.features import lay_out, normalise
+from deer_reid_pipeline.vision.features import lay_out, mean_direction, normalise
 from deer_reid_pipeline.vision.recipe import Preprocess
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
@@ -163,8 +163,9 @@ class Trainer:
         return self._result()
 
     def embed(self, pictures: Sequence[Picture]) -> dict[str, FloatArray]:
-        """Vectors of these pictures by the moving average; branch -> float32 [n, 512]."""
-        return embed(self._average, self._spec, [self._crops[p.key] for p in pictures], self._device, self._type)
+        """Vectors of these pictures by the moving average, of the first view alone; branch -> float32 [n, 512]."""
+        spec = self._spec.each_view()[0]
+        return embed(self._average, spec, [self._crops[p.key] for p in pictures], self._device, self._type)
 
     def _stale(self) -> bool:
         waited = self._done.epoch - self._done.best_epoch
@@ -365,9 +366,13 @@ def embed(
     network.eval()
     parts: dict[str, list[FloatArray]] = {name: [] for name in network.taps}
     for start in range(0, len(crops), _EMBED_BATCH):
-        x = normalise(lay_out(crops[start : start + _EMBED_BATCH], spec), spec, device)
-        with in_type(device, kind):
-            found = network(x.contiguous(memory_format=torch.channels_last))
-        for name, item in found.items():
-            parts[name].append(nn.functional.normalize(item.after.float(), dim=1).cpu().numpy())
+        seen: dict[str, list[torch.Tensor]] = {name: [] for name in network.taps}
+        for view in spec.each_view():
+            x = normalise(lay_out(crops[start : start + _EMBED_BATCH], view), view, device)
+            with in_type(device, kind):
+                found = network(x.contiguous(memory_format=torch.channels_last))
+            for name, item in found.items():
+                seen[name].append(nn.functional.normalize(item.after.float(), dim=1))
+        for name, each in seen.items():
+            parts[name].append(mean_direction(each).cpu().numpy())
     return {name: np.concatenate(each) if each else np.zeros((0, 512), np.float32) for name, each in parts.items()}

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from deer_reid_pipeline.errors import DeerReidError
-from deer_reid_pipeline.vision.backbones import load_backbone
+from deer_reid_pipeline.vision.backbones import Network, load_backbone
 from deer_reid_pipeline.vision.decode import Pixels
-from deer_reid_pipeline.vision.features import lay_out, normalise, pooled_taps
+from deer_reid_pipeline.vision.features import lay_out, mean_direction, normalise, pooled_taps
 from deer_reid_pipeline.vision.projections import Projector
 from deer_reid_pipeline.vision.recipe import DIMENSION, Preprocess, Recipe, Tap
 from deer_reid_pipeline.vision.weights import WeightStore
@@ -154,31 +154,44 @@ class Embedder:
         return {key: np.concatenate(each) for key, each in parts.items()}
 
     def _embed(self, crops: Sequence[Pixels], seconds: dict[str, float]) -> dict[str, NDArray[np.float32]]:
-        pooled = self._pooled(crops, seconds)
+        with self._timed("preprocess", seconds):
+            laid_out = {spec: lay_out(crops, spec) for spec in self._layouts()}
         vectors = {}
         with self._forward, precision(self.device):
-            for name, branch in self.recipe.branches.items():
-                with self._timed(f"project:{name}", seconds):
-                    values = self._projectors[name](pooled[branch.backbone])
-                vectors[name] = values.float().cpu().numpy()
-        return vectors
+            for key, network in self._networks.items():
+                branches = {name: each for name, each in self.recipe.branches.items() if each.backbone == key}
+                views = self.recipe.backbones[key].preprocess.each_view()
+                seen: dict[str, list[torch.Tensor]] = {name: [] for name in branches}
+                for spec in views:
+                    pooled = self._taps(key, network, laid_out[spec], spec, seconds)
+                    for name in branches:
+                        with self._timed(f"project:{name}", seconds):
+                            seen[name].append(self._projectors[name](pooled))
+                for name, each in seen.items():
+                    vectors[name] = mean_direction(each).cpu().numpy()
+        return {name: vectors[name] for name in self.recipe.branches}
 
     def _pooled(self, crops: Sequence[Pixels], seconds: dict[str, float]) -> dict[str, dict[Tap, torch.Tensor]]:
-        with self._timed("preprocess", seconds):
-            laid_out = {spec: lay_out(crops, spec) for spec in self._preprocesses()}
+        """Taps of the first view."""
         pooled = {}
         with self._forward, precision(self.device):
             for key, network in self._networks.items():
-                spec = self.recipe.backbones[key].preprocess
-                taps = [t for b in self.recipe.branches.values() if b.backbone == key for t in b.taps]
-                with self._timed(f"backbone:{key}", seconds):
-                    x = normalise(laid_out[spec], spec, self.device)
-                    pooled[key] = pooled_taps(network, x.contiguous(memory_format=torch.channels_last), taps)
+                spec = self.recipe.backbones[key].preprocess.each_view()[0]
+                pooled[key] = self._taps(key, network, lay_out(crops, spec), spec, seconds)
         return pooled
 
-    def _preprocesses(self) -> list[Preprocess]:
-        """The different layouts that the backbones want, each made once."""
-        return list(dict.fromkeys(self.recipe.backbones[key].preprocess for key in self._networks))
+    def _taps(
+        self, key: str, network: Network, batch: NDArray[np.uint8], spec: Preprocess, seconds: dict[str, float]
+    ) -> dict[Tap, torch.Tensor]:
+        taps = [t for b in self.recipe.branches.values() if b.backbone == key for t in b.taps]
+        with self._timed(f"backbone:{key}", seconds):
+            x = normalise(batch, spec, self.device)
+            return pooled_taps(network, x.contiguous(memory_format=torch.channels_last), taps)
+
+    def _layouts(self) -> list[Preprocess]:
+        """The different layouts that the backbones want, one a view, each made once."""
+        specs = (self.recipe.backbones[key].preprocess for key in self._networks)
+        return list(dict.fromkeys(view for spec in specs for view in spec.each_view()))
 
     def _branch_seconds(self, seconds: dict[str, float]) -> dict[str, float]:
         return {

@@ -57,6 +57,13 @@ def pool(features: torch.Tensor, tap: Tap) -> torch.Tensor:
     return pooled.flatten(1)
 
 
+def mean_direction(views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Unit vectors of several views of the same crops, each [n, d], to one float32 [n, d]; of one view, itself."""
+    if len(views) == 1:
+        return views[0].float()
+    return functional.normalize(torch.stack([view.float() for view in views]).sum(dim=0), dim=1)
+
+
 def pooled_taps(network: Network, x: torch.Tensor, taps: Sequence[Tap]) -> dict[Tap, torch.Tensor]:
     """Every tap of one forward pass, float32 [n, features]; taps that several branches share are pooled
     once."""

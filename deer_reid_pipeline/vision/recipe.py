@@ -65,8 +65,9 @@ class WeightsRef(_Data):
 class Preprocess(_Data):
     """From a crop (uint8 RGB) to the network's input.
 
-    `inner`: centre share of the crop that is used. `mode`: letterbox keeps the aspect and fills with `fill`;
-    squash does not. Then (value / 255 - mean) / std per channel.
+    `inner`: centre share of the crop that is used. `views`: further centre shares at which the crop is seen too; a
+    branch's vector is then the direction of the mean of its unit vectors of all views. `mode`: letterbox keeps the
+    aspect and fills with `fill`; squash does not. Then (value / 255 - mean) / std per channel.
     """
 
     width: int = Field(ge=32, le=1024)
@@ -75,6 +76,7 @@ class Preprocess(_Data):
     mean: Colour
     std: Colour
     inner: float = Field(default=1.0, gt=0, le=1)
+    views: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(), max_length=8, repr=False)
     fill: tuple[int, int, int] = (128, 128, 128)
 
     @model_validator(mode="after")
@@ -82,6 +84,10 @@ class Preprocess(_Data):
         if min(self.std) <= 0 or not all(0 <= value <= 255 for value in self.fill):
             raise ValueError("std must be above zero and fill within 0 to 255")
         return self
+
+    def each_view(self) -> tuple[Preprocess, ...]:
+        """The layout of every view, the one by `inner` first."""
+        return tuple(self.model_copy(update={"inner": inner, "views": ()}) for inner in (self.inner, *self.views))
 
 
 class Backbone(_Data):
@@ -181,6 +187,8 @@ class Recipe(_Data):
         for backbone in data["backbones"].values():
             for provenance in ("name", "source"):
                 del backbone["weights"][provenance]
+            if not backbone["preprocess"]["views"]:
+                del backbone["preprocess"]["views"]  # as before there was a choice, so that ids stay
             if backbone["last_stride"] == 2:
                 del backbone["last_stride"]  # as before there was a choice, so that ids stay
         for branch in data["branches"].values():

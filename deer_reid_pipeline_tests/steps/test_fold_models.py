@@ -11,12 +11,14 @@ import pytest
 
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
+from deer_reid_pipeline.reid.evaluation.protocol import evaluate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.similarity import BRANCHES, FloatArray
 from deer_reid_pipeline.steps import background_control, validation
+from deer_reid_pipeline.steps.fold_models import by_judge, fold_models, needed_by_judges
 from deer_reid_pipeline.steps.releases import propose
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.steps.truth import load_truth
+from deer_reid_pipeline.steps.truth import load_identities, load_truth
 from deer_reid_pipeline.steps.tuning import fit_release, propose_fit
 from deer_reid_pipeline.steps.validation import validate
 from deer_reid_pipeline.store.media import CropJob
@@ -219,3 +221,37 @@ def test_a_policy_is_fitted_on_the_fold_models_and_proposed_for_the_recipe(site:
         propose(site, parts[0].id, FittedPolicy(policy=site.matcher().policy), "by mistake")
     with pytest.raises(DatabaseError, match="nothing is not in this database"):
         fit_release(site, recipe="nothing")
+
+
+def test_every_model_that_judges_has_a_gallery_of_all_once_it_embedded_all(site: Site, shots: list[Shot]) -> None:
+    final, parts, vectors = tuned(site, shots)
+    assert not load_truth(site, final.id).labelled.shared
+    judged = {name for name in FOLD if name != "N004"} | {"N005", "N006"}
+    every = {
+        number: {key: vectors[key] for key in vectors} | embedded(site, shots, recipe, judged - own, 20 + number)
+        for number, (recipe, own) in enumerate(
+            [(parts[0], {"N000", "N002"}), (parts[1], {"N001", "N003"}), (final, {"N005", "N006"})]
+        )
+    }
+    labelled = load_truth(site, final.id).labelled
+    assert labelled.shared
+    assert set(labelled.galleries) == {0, 1, 2}
+    for number, gallery in labelled.galleries.items():
+        assert gallery["multiscale"].recipe_id == final.id
+        for row, key in enumerate(labelled.keys):
+            expected = every[number][key]["multiscale"]
+            np.testing.assert_array_equal(gallery["multiscale"].vectors[row], expected)
+    whole = evaluate(labelled, FittedPolicy(policy=site.matcher().policy))
+    assert whole.counts["gallery_size"] == 5
+
+
+def test_what_the_judges_lack_is_what_they_need_vectors_of(site: Site, shots: list[Shot]) -> None:
+    final, parts, _ = tuned(site, shots)
+    with site.database.session() as session:
+        models = fold_models(session, final.id)
+    assert models is not None
+    labelled = load_identities(site)
+    keys = [key for key in labelled.keys if isinstance(key, uuid.UUID)]
+    own, needed = by_judge(models, labelled, keys), needed_by_judges(models, labelled, keys)
+    assert {recipe: len(found) for recipe, found in own.items()} == {parts[0].id: 6, parts[1].id: 6, final.id: 6}
+    assert {recipe: len(found) for recipe, found in needed.items()} == dict.fromkeys(own, 18)

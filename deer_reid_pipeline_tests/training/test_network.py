@@ -8,7 +8,7 @@ import torch
 
 from deer_reid_pipeline.training.config import TrainingConfig
 from deer_reid_pipeline.training.network import EmbeddingNetwork, layers_of
-from deer_reid_pipeline.training.shape import branches_of, last_stride, layout, store_network, tuned_recipe
+from deer_reid_pipeline.training.shape import branches_of, last_stride, layout, store_network, tuned_recipe, views_of
 from deer_reid_pipeline.training.trainer import embed
 from deer_reid_pipeline.vision.backbones import build_network, load_backbone
 from deer_reid_pipeline.vision.catalog import build_recipe
@@ -53,6 +53,20 @@ def test_the_recipe_gives_the_trained_networks_vectors(name: str, last_stride: i
         own = embed(network, layout(start.backbones[key], config), crops, torch.device("cpu"))
         for branch, vectors in own.items():
             np.testing.assert_allclose(found[branch], vectors, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("inner", "views", "expected"),
+    [
+        (0.85, 1, ()),
+        (0.85, 3, (0.7391, 0.9775)),
+        (0.85, 2, (0.7391,)),
+        (1.0, 3, (0.8696,)),
+        (0.9, 5, (0.6805, 0.7826, 1.0)),
+    ],
+)
+def test_views_lie_around_the_share_that_was_trained(inner: float, views: int, expected: tuple[float, ...]) -> None:
+    assert views_of(inner, views) == expected
 
 
 def test_a_recipe_of_other_weights_or_another_stride_has_another_id(store: WeightStore, base: Recipe) -> None:

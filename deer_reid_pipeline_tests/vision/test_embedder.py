@@ -60,6 +60,25 @@ def test_vectors_are_what_the_recipe_says(embedder: Embedder, small_store: Weigh
     np.testing.assert_allclose(embedder.embed(crops).vectors["baseline"], expected, atol=1e-4)
 
 
+def test_several_views_give_the_direction_of_their_mean(
+    small_recipe: Recipe, small_store: WeightStore, crops: list[Pixels]
+) -> None:
+    def seen_at(inner: float, *views: float) -> Recipe:
+        main = small_recipe.backbones["main"]
+        spec = main.preprocess.model_copy(update={"inner": inner, "views": views})
+        backbones = {**small_recipe.backbones, "main": main.model_copy(update={"preprocess": spec})}
+        return small_recipe.model_copy(update={"backbones": backbones})
+
+    several = seen_at(0.8, 0.6, 1.0)
+    assert len({several.id, seen_at(0.8).id, seen_at(0.8, 0.6).id}) == 3
+    found = Embedder(several, small_store, "cpu").embed(crops).vectors
+    for name in BRANCHES:
+        each = [Embedder(seen_at(share), small_store, "cpu").embed(crops).vectors[name] for share in (0.8, 0.6, 1.0)]
+        mean = np.sum(each, axis=0)
+        np.testing.assert_allclose(found[name], mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
+        assert (found[name] * each[0]).sum(axis=1).max() < 0.9999
+
+
 def test_one_at_a_time_equals_all_at_once(embedder: Embedder) -> None:
     crops = draw_crops(40)
     together = embedder.embed(crops).vectors

@@ -32,6 +32,8 @@ class Labelled:
         compartment: 0 or more, the same for all detections of an individual; int64 (n,). Vectors of different
             compartments come from different models (the cross-validation folds of a trained embedding) and are never
             compared. None where all of them may be.
+        galleries: compartment -> branch -> VectorSet of n rows: all detections as the model of that compartment gives
+            them. With one for each compartment, a search is made among all individuals (`searches.search`).
     """
 
     keys: Sequence[Hashable]
@@ -44,11 +46,13 @@ class Labelled:
     sexes: Sequence[str]
     strata: Mapping[str, Sequence[str]] = field(default_factory=dict)
     compartment: Ints | None = None
+    galleries: Mapping[int, Mapping[str, VectorSet]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = len(self.keys)
         columns = [self.individual, self.encounter, self.burst, self.viewpoints, self.sexes, *self.strata.values()]
         columns += [item.vectors for item in self.vectors.values()]
+        columns += [item.vectors for gallery in self.galleries.values() for item in gallery.values()]
         columns += [] if self.compartment is None else [self.compartment]
         if any(len(column) != rows for column in columns):
             raise ValueError(f"columns of labelled detections differ in length from their {rows} keys")
@@ -81,6 +85,11 @@ class Labelled:
         return self.compartment is not None and len(self) > 0 and bool(np.ptp(self.compartment))
 
     @property
+    def shared(self) -> bool:
+        """Whether there are compartments, and a gallery of all individuals for each."""
+        return self.divided and set(np.unique(self.compartments[self.individual]).tolist()) <= set(self.galleries)
+
+    @property
     def compartments(self) -> Ints:
         """Compartment of each individual, -1 for those without a row; 0 for all where there are none; int64 (G,)."""
         if self.compartment is None:
@@ -96,13 +105,14 @@ class Labelled:
             keep: bool (n,).
         """
         index = np.flatnonzero(keep).tolist()
+
+        def kept(vectors: Mapping[str, VectorSet]) -> dict[str, VectorSet]:
+            return {name: VectorSet(item.recipe_id, item.branch, item.vectors[index]) for name, item in vectors.items()}
+
         present, individual = np.unique(self.individual[index], return_inverse=True)
         return Labelled(
             keys=[self.keys[i] for i in index],
-            vectors={
-                branch: VectorSet(item.recipe_id, item.branch, item.vectors[index])
-                for branch, item in self.vectors.items()
-            },
+            vectors=kept(self.vectors),
             individual=individual.astype(np.int64),
             encounter=_renumbered(self.encounter[index]),
             burst=_renumbered(self.burst[index]),
@@ -111,6 +121,7 @@ class Labelled:
             sexes=[self.sexes[i] for i in index],
             strata={name: [column[i] for i in index] for name, column in self.strata.items()},
             compartment=None if self.compartment is None else self.compartment[index],
+            galleries={number: kept(gallery) for number, gallery in self.galleries.items()},
         )
 
     def of_individuals(self, chosen: Mask) -> Labelled:
@@ -125,19 +136,28 @@ class Labelled:
 def in_compartments_of(labelled: Labelled, other: Labelled) -> Labelled:
     """The same detections in the compartments of another's individuals, so that both are judged in the same galleries.
 
-    Individuals are told by their names; without compartments in the other there are none in what is returned.
+    Individuals are told by their names; without compartments in the other there are none in what is returned. A
+    compartment of the other that has a gallery of all individuals keeps one, of the model here that judges its
+    individuals, where that is one model.
 
     Raises:
         ValueError: the other has no detection of an individual.
     """
     if other.compartment is None:
-        return replace(labelled, compartment=None)
+        return replace(labelled, compartment=None, galleries={})
     of_name = {name: code for name, code in zip(other.names, other.compartments.tolist(), strict=True) if code >= 0}
     missing = sorted({labelled.names[code] for code in np.unique(labelled.individual).tolist()} - set(of_name))
     if missing:
         raise ValueError(f"no compartment is known of {len(missing)} individuals: {', '.join(missing[:5])}")
     found = np.array([of_name.get(name, -1) for name in labelled.names], dtype=np.int64)
-    return replace(labelled, compartment=found[labelled.individual])
+    compartment = found[labelled.individual]
+    galleries = {}
+    for number in other.galleries:
+        judging = np.unique(labelled.compartments[labelled.individual[compartment == number]]).tolist()
+        gallery = labelled.galleries.get(judging[0]) if labelled.divided else labelled.vectors
+        if gallery is not None and len(judging) == 1:
+            galleries[number] = gallery
+    return replace(labelled, compartment=compartment, galleries=galleries)
 
 
 def _renumbered(codes: Ints) -> Ints:

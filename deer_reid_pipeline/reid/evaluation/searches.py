@@ -3,6 +3,11 @@
 One search serves twice. With its own individual taken out it is a non-mated search at the size of the real gallery;
 against what was known of its own individual before, it is a mated one. Sex never narrows here: it narrows in
 `decisions`, where the whole policy is judged.
+
+Where models of a cross-validation judge (see `Labelled.compartment`) and each has vectors of everybody
+(`Labelled.galleries`), a search is still made among all: the searched animal is one that its model never saw, the
+others are mostly animals that it was trained on. That is how a new animal meets a trained model in use; a returning one
+is recognised more easily in use, where the model knows it.
 """
 
 from __future__ import annotations
@@ -49,8 +54,8 @@ class Searches:
         individuals: G, those without a detection included.
         gallery_size: individuals of the gallery of a non-mated search: all with a detection, but its own. With
             compartments the usual one, the median over individuals that could be taken for another.
-        compartment: of each individual, -1 for those without a detection; int64 (G,). None where everything may be
-            compared.
+        compartment: of each individual, -1 for those without a detection; int64 (G,). None where a search is made among
+            everybody.
     """
 
     encounter: Ints
@@ -129,7 +134,8 @@ def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
     The score of an individual is the mean, over the crops that have one, of the highest fused similarity (under a
     calibrated fusion a probability) to a comparable exemplar; opposite flanks are not compared. With
     `gallery="profile"` it is the similarity to the mean direction of the individual's pictures, whatever their flank.
-    Each search is scored by the policy that was fitted without its individual, in the gallery of its compartment.
+    Each search is scored by the policy that was fitted without its individual, among all individuals where that can be
+    (`Labelled.shared`, and exemplars are compared), else in its compartment.
 
     Raises:
         RecipeMismatchError: vectors come from different recipes.
@@ -137,7 +143,9 @@ def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
     """
     units = units_of(labelled, fitted.policy.unit)
     standing = standing_over_time(labelled, units, fitted.policy.gallery)
-    comparison = Comparison(labelled, fitted)
+    everybody = labelled.shared and fitted.policy.gallery == "exemplars"
+    comparison = Comparison(labelled, fitted, everybody=everybody)
+    divided = labelled.divided and not everybody
     scores = np.full((len(units), labelled.individuals), np.nan, dtype=np.float32)
     _score_others(scores, units, standing, comparison)
     _score_own(scores, units, standing, comparison)
@@ -149,8 +157,8 @@ def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
         first=((standing.before == NOBODY) & ~standing.only_burst)[units.sighting],
         only_burst=standing.only_burst[units.sighting],
         rows=units.rows,
-        gallery_size=_usual_gallery(labelled.compartments[standing.final != NOBODY]),
-        compartment=labelled.compartments if labelled.divided else None,
+        gallery_size=_usual_gallery((labelled.compartments * divided)[standing.final != NOBODY]),
+        compartment=labelled.compartments if divided else None,
     )
 
 
@@ -217,8 +225,7 @@ def _score_others(scores: NDArray[np.float32], units: Units, standing: Standing,
     versions = standing.final[known].tolist()
     columns = standing.rows_of(versions)
     sizes = np.array([len(standing.versions[version]) for version in versions], dtype=np.int64)
-    by_fold = np.argsort(comparison.fold_of_individual[units.individual], kind="stable")
-    for block in units.blocks(by_fold):
+    for block in units.blocks(comparison.grouped(units.individual)):
         rows, starts = stacked_rows(units, block)
         best = best_of_each(comparison.of(rows, standing, columns), sizes)
         scores[np.ix_(np.array(block), known)] = mean_over_crops(best, starts)

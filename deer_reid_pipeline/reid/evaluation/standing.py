@@ -214,17 +214,24 @@ class Comparison:
     Args:
         labelled: the queries.
         fitted: policies; every fold decides about the same unit against the same kind of gallery.
+        everybody: compare across compartments too, each query with all detections as the model of its own compartment
+            gives them (`Labelled.galleries`); for galleries of exemplars.
     """
 
-    def __init__(self, labelled: Labelled, fitted: FittedPolicy) -> None:
+    def __init__(self, labelled: Labelled, fitted: FittedPolicy, *, everybody: bool = False) -> None:
         self._labelled = labelled
         self._fitted = fitted
+        self._compartment = labelled.compartment if everybody else None
         self._flanks = flank_signs(labelled.viewpoints)
         self.fold_of_individual = fitted.folds_of(list(labelled.names))
         self._fold = self.fold_of_individual[labelled.individual]
 
+    def grouped(self, individuals: Ints) -> Ints:
+        """The order in which queries of these individuals stand together by policy and model; int64, as many."""
+        return np.lexsort((self._labelled.compartments[individuals], self.fold_of_individual[individuals]))
+
     def of(self, rows: Ints, standing: Standing, columns: Ints) -> FloatArray:
-        """Fused similarity; -inf where the two show opposite flanks or lie in different compartments.
+        """Fused similarity; -inf where the two show opposite flanks or lie in compartments that are not compared.
 
         Args:
             rows: labelled detections; (r,).
@@ -239,20 +246,23 @@ class Comparison:
         """
         fused = np.empty((len(rows), len(columns)), dtype=np.float32)
         folds = self._fold[rows]
-        gathered: dict[str, VectorSet] = {}
-        for fold in np.unique(folds).tolist():
+        own = np.zeros(len(rows), dtype=np.int64) if self._compartment is None else self._compartment[rows]
+        gathered: dict[tuple[int, str], VectorSet] = {}
+        for fold, number in sorted(set(zip(folds.tolist(), own.tolist(), strict=True))):
             policy = self._fitted.judging(fold)
-            at = np.flatnonzero(folds == fold)
+            at = np.flatnonzero((folds == fold) & (own == number))
+            gallery = standing.vectors if self._compartment is None else self._labelled.galleries[number]
             cosines = {}
             for branch in (b for b, weight in policy.weights.items() if weight):
                 if branch not in self._labelled.vectors:
                     raise ValueError(f"the policy weighs branch {branch}, which these detections have no vectors of")
-                if branch not in gathered:
-                    gathered[branch] = _taken(standing.vectors[branch], columns)
-                cosines[branch] = cosine_matrix(_taken(self._labelled.vectors[branch], rows[at]), gathered[branch])
+                if (number, branch) not in gathered:
+                    gathered[number, branch] = _taken(gallery[branch], columns)
+                queries = _taken(self._labelled.vectors[branch], rows[at])
+                cosines[branch] = cosine_matrix(queries, gathered[number, branch])
             fused[at] = fused_similarity(cosines, policy)
         fused[np.multiply.outer(self._flanks[rows], standing.flanks[columns]) < 0] = -np.inf
-        if self._labelled.compartment is not None and standing.compartment is not None:
+        if self._compartment is None and self._labelled.compartment is not None and standing.compartment is not None:
             fused[self._labelled.compartment[rows][:, None] != standing.compartment[columns]] = -np.inf
         return fused
 

@@ -66,10 +66,10 @@ def look_alikes(individuals: int = 24, encounters: int = 3, noise: float = 1.1, 
     return replace(labelled, compartment=(labelled.individual >= half).astype(np.int64))
 
 
-def turned(labelled: Labelled, compartment: int) -> Labelled:
+def turned(labelled: Labelled, compartment: int, seed: int = 5) -> Labelled:
     """The same, with the vectors of this compartment rotated, each branch by an orthogonal matrix of its own."""
     assert labelled.compartment is not None
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     vectors = {}
     for branch, item in labelled.vectors.items():
         rotation = np.linalg.qr(rng.normal(size=(item.vectors.shape[1],) * 2))[0]
@@ -430,3 +430,74 @@ def test_compartments_are_taken_over_by_name() -> None:
     assert in_compartments_of(labelled, bare).compartment is None
     with pytest.raises(ValueError, match="deer 0, deer 2"):
         in_compartments_of(bare, labelled.of_individuals(np.array([False, True, False, True])))
+
+
+def with_galleries(labelled: Labelled) -> Labelled:
+    """Each compartment judged in a space of its own, turned against the others, in which all detections are known."""
+    assert labelled.compartment is not None
+    everything = np.zeros(len(labelled), dtype=np.int64)
+    galleries = {
+        number: turned(replace(labelled, compartment=everything + number), number, seed=number).vectors
+        for number in np.unique(labelled.compartment).tolist()
+    }
+    own = {
+        branch: VectorSet(
+            item.recipe_id,
+            branch,
+            np.array([galleries[c][branch].vectors[row] for row, c in enumerate(labelled.compartment.tolist())]),
+        )
+        for branch, item in labelled.vectors.items()
+    }
+    return replace(labelled, vectors=own, galleries=galleries)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_galleries_of_all_a_search_is_made_among_everybody(seed: int) -> None:
+    """Models that see the same but for a rotation search as one model does that may compare everything."""
+    labelled = wild_compartments(seed)
+    together, one = search(with_galleries(labelled), POLICY), search(replace(labelled, compartment=None), POLICY)
+    assert keys_of(labelled, together) == keys_of(labelled, one)
+    np.testing.assert_allclose(together.scores, one.scores, atol=1e-5)
+    assert (together.gallery_size, together.compartment) == (one.gallery_size, None)
+    apart = search(labelled, POLICY)
+    assert together.gallery_size > apart.gallery_size
+    assert not np.allclose(together.scores, apart.scores, equal_nan=True)
+
+
+def test_a_gallery_of_all_is_searched_only_where_every_compartment_has_one() -> None:
+    labelled = with_galleries(wild_compartments(0))
+    apart = search(replace(labelled, galleries={}), POLICY)
+    for found in (
+        search(replace(labelled, galleries={0: labelled.galleries[0]}), POLICY),
+        search(labelled, POLICIES["profiles of pictures"]),
+    ):
+        assert found.compartment is not None
+        assert found.gallery_size == apart.gallery_size
+
+
+def test_galleries_follow_their_rows_and_compartments() -> None:
+    labelled = with_galleries(wild_compartments(0))
+    keep = np.arange(len(labelled)) % 3 > 0
+    part = labelled.rows(keep)
+    for number, gallery in labelled.galleries.items():
+        for branch, item in gallery.items():
+            np.testing.assert_array_equal(part.galleries[number][branch].vectors, item.vectors[keep])
+    plain = replace(wild_compartments(0), compartment=None)
+    assert in_compartments_of(labelled, plain).galleries == {}
+    borrowed = in_compartments_of(plain, labelled)
+    assert borrowed.shared
+    np.testing.assert_allclose(search(borrowed, POLICY).scores, search(plain, POLICY).scores, atol=1e-6)
+    swapped = replace(plain, compartment=1 - labelled.individual % 2)
+    again = in_compartments_of(labelled, replace(swapped, galleries={0: plain.vectors, 1: plain.vectors}))
+    for branch in plain.vectors:
+        assert again.galleries[0][branch] is labelled.galleries[1][branch]
+
+
+def test_ranking_and_decisions_stay_in_the_compartment() -> None:
+    labelled = with_galleries(wild_compartments(1))
+    apart = replace(labelled, galleries={})
+    one, other = evaluate(labelled, POLICY), evaluate(apart, POLICY)
+    weights = drawn_weights(labelled.individuals, 5)
+    for name in ("rank1", "map", "roc_auc", "baks", "ari"):
+        np.testing.assert_array_equal(one.statistics[name].of(weights), other.statistics[name].of(weights))
+    assert one.counts["gallery_size"] > other.counts["gallery_size"]
