@@ -37,7 +37,7 @@ from deer_reid_pipeline.training.dataset import (
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.outcome import Outcome, outcome_of
 from deer_reid_pipeline.training.plan import Plan, refuse_pointless, splits_of
-from deer_reid_pipeline.training.runs import Tell, Told, run_jobs, side_by_side
+from deer_reid_pipeline.training.runs import Tell, Told, discard_intermediate, finished, run_jobs, side_by_side
 from deer_reid_pipeline.vision.crops import Pixels
 from deer_reid_pipeline.vision.recipe import Recipe, base_name
 
@@ -159,7 +159,8 @@ def _run(site: Site, plan: Plan, folder: Path, say: LogLine, watch: Tell | None)
         f"{side_by_side(plan)} at a time"
     )
     plan.write(folder)
-    _cache_crops(site, plan, folder, say)
+    if not finished(plan, folder):
+        _cache_crops(site, plan, folder, say)
 
     def tell(told: Told) -> None:
         report("training", told.done, told.total)
@@ -167,7 +168,9 @@ def _run(site: Site, plan: Plan, folder: Path, say: LogLine, watch: Tell | None)
         if watch is not None:
             watch(told)
 
-    return outcome_of(plan, folder, run_jobs(plan, folder, tell))
+    outcome = outcome_of(plan, folder, run_jobs(plan, folder, tell))
+    discard_intermediate(plan, folder)
+    return outcome
 
 
 def _line(told: Told) -> str:

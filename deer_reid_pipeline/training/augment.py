@@ -32,7 +32,7 @@ class Chances:
     infrared: float = 0.2
     blur: float = 0.15
     noise: float = 0.3
-    background: float = 0.3
+    background: float = 0.5
     erasing: float = 0.5
 
 

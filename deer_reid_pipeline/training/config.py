@@ -19,7 +19,12 @@ class TrainingConfig(BaseModel):
         description="What is minimised: triplet (batch-hard), arcface (sub-centre), supcon (supervised contrastive), "
         "or supcon_arcface.",
     )
-    epochs: int = Field(default=24, ge=1, le=1000, description="Times that as many pictures are shown as there are.")
+    epochs: int = Field(default=28, ge=1, le=1000, description="Times that as many pictures are shown as there are.")
+    epoch_pictures: int = Field(
+        default=4000,
+        ge=64,
+        description="Most pictures of an epoch, drawn anew for each, so that a large herd does not train for days.",
+    )
     folds: int = Field(
         default=5,
         ge=0,
@@ -75,8 +80,10 @@ class TrainingConfig(BaseModel):
     patience: int = Field(
         default=10, ge=1, description="Epochs without a better mAP on the validation individuals before it stops."
     )
-    second: bool = Field(
-        default=True, description="Train the second branch (EfficientNet) too; otherwise it stays as it is."
+    second: bool | None = Field(
+        default=None,
+        description="Train the second branch (EfficientNet) too; otherwise it stays as it is. Empty: with a GPU only, "
+        "since it nearly doubles the time.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Arithmetic of the forward pass; auto: what the device has."

@@ -21,6 +21,8 @@ from deer_reid_pipeline.vision.model_files import write_whole
 from deer_reid_pipeline.vision.recipe import Recipe
 
 PLAN = "plan.json"
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+"""Files of a job's folder that a run which is not finished goes on by."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Plan:
     @property
     def keys(self) -> tuple[str, ...]:
         """Backbones to be trained, the one of the multiscale branch first."""
-        wanted = ("multiscale", "efficientnet") if self.config.second else ("multiscale",)
+        second = self.config.second if self.config.second is not None else not self.device.startswith("cpu")
+        wanted = ("multiscale", "efficientnet") if second else ("multiscale",)
         return tuple(dict.fromkeys(self.base.branches[branch].backbone for branch in wanted))
 
     @property

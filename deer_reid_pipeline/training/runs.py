@@ -18,8 +18,9 @@ from statistics import median_low
 
 import psutil
 
+from deer_reid_pipeline.training.crop_cache import DATA, INDEX
 from deer_reid_pipeline.training.errors import TrainingError
-from deer_reid_pipeline.training.plan import Job, Plan
+from deer_reid_pipeline.training.plan import BEST, CHECKPOINT, Job, Plan
 from deer_reid_pipeline.training.worker import ERROR, LOG, PARENT, THREADS, Result, read_log, read_result
 from deer_reid_pipeline.vision.model_files import ModelFiles
 
@@ -102,6 +103,19 @@ def run_jobs(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Re
         _stop(list(running.values()))
     found = {job.name: read_result(folder / job.name) for job in jobs}
     return {name: result for name, result in found.items() if result is not None}
+
+
+def finished(plan: Plan, folder: Path) -> bool:
+    """Whether every job has its result, and the model store what it made."""
+    return all(_done(plan, folder, job) for job in plan.jobs())
+
+
+def discard_intermediate(plan: Plan, folder: Path) -> None:
+    """Delete what only a run that is not finished needs: checkpoints and decoded crops. Plan, results and logs stay."""
+    jobs = [folder / job.name / name for job in plan.jobs() for name in (CHECKPOINT, BEST)]
+    for path in [folder / DATA, folder / INDEX, *jobs]:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def epochs_of_all(key: str, results: Sequence[Result]) -> int:

@@ -35,6 +35,7 @@ from deer_reid_pipeline.training.dataset import Picture
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.losses import BranchLoss
 from deer_reid_pipeline.training.network import Embedded, EmbeddingNetwork
+from deer_reid_pipeline.training.plan import BEST, CHECKPOINT
 from deer_reid_pipeline.training.precision import in_type, training_type
 from deer_reid_pipeline.training.sampler import EncounterSampler, Item
 from deer_reid_pipeline.training.schedule import optimiser as make_optimiser
@@ -43,7 +44,6 @@ from deer_reid_pipeline.training.scoring import STOPS_BY, labelled_of, ranking
 from deer_reid_pipeline.vision.features import lay_out, mean_direction, normalise
 from deer_reid_pipeline.vision.recipe import Preprocess
 
-CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 LARGEST_STEP = 5.0
 """Norm that gradients are clipped to."""
 
@@ -132,7 +132,8 @@ class Trainer:
         self._sampler = EncounterSampler(
             self._pictures, config.classes_per_batch, config.pictures_per_class, config.mirrored, config.seed
         )
-        self._batches = max(1, round(max(len(self._pictures), FEWEST_PICTURES) / config.batch))
+        shown = min(max(len(self._pictures), FEWEST_PICTURES), config.epoch_pictures)
+        self._batches = max(1, round(shown / config.batch))
         met = {name: code for code, name in enumerate(sorted({p.encounter for p in self._pictures}))}
         self._encounters = np.array([met[p.encounter] for p in self._pictures], dtype=np.int64)
         self._augment = Augmentation(spec, config.augment)
@@ -158,8 +159,9 @@ class Trainer:
         with ThreadPoolExecutor(self._loaders) as pool:
             while self._done.epoch < self._last and not self._stale():
                 epoch = self._train_epoch(self._done.epoch + 1, pool)
-                if tell is not None:
+                if tell is not None:  # before it is kept: who is killed here does it again, and tells it again
                     tell(epoch)
+                self._keep(epoch.best)
         return self._result()
 
     def embed(self, pictures: Sequence[Picture]) -> dict[str, FloatArray]:
@@ -196,7 +198,6 @@ class Trainer:
             best_epoch=number if better else self._done.best_epoch,
             seconds=self._done.seconds + time.perf_counter() - started,
         )
-        self._keep(better)
         return Epoch(
             number=number,
             of=self._last,

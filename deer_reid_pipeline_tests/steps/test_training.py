@@ -33,7 +33,6 @@ from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.outcome import Outcome
 from deer_reid_pipeline.training.plan import Plan, read_plan
 from deer_reid_pipeline.training.runs import Tell, run_jobs
-from deer_reid_pipeline.training.trainer import CHECKPOINT
 from deer_reid_pipeline.training.worker import Result, read_log, read_result
 from deer_reid_pipeline_tests.coats import SHORT, Homes, drop_of_coats, trained_id
 from deer_reid_pipeline_tests.sites import query, run_all
@@ -84,7 +83,7 @@ def test_three_animals_are_refused_and_nothing_is_left(site: Site, tmp_path: Pat
     assert not query(site, "SELECT id FROM recipes WHERE training IS NOT NULL")
 
 
-def test_a_run_makes_a_recipe_and_its_judges_and_embeds_each_animal_for_its_judge(
+def test_a_run_makes_a_recipe_and_its_judges_and_embeds_the_animals_for_its_judges(
     fine_tuned: tuple[Site, Outcome],
 ) -> None:
     named, outcome = fine_tuned
@@ -95,15 +94,14 @@ def test_a_run_makes_a_recipe_and_its_judges_and_embeds_each_animal_for_its_judg
     assert sorted(folds) == [0, 1]
     assert sorted(training["individuals"]) == sorted(training_set(named).individuals)
     embedded = embed_finetuned(named, recipe)
-    assert (embedded.detections, embedded.by_folds) == (72, 72)
+    assert (embedded.detections, embedded.by_folds) == (72, 2 * 72)
     assert vectors_of(named, recipe) == 3 * 72
-    for fold, key in folds.items():
-        own = [name for name, of in training["individuals"].items() if of == fold]
-        assert vectors_of(named, key) == 3 * 3 * len(own)
+    assert {vectors_of(named, key) for key in folds.values()} == {3 * 72}
     truth = load_truth(named, recipe)
     assert (truth.trained_on, truth.without_vectors) == (0, 0)
     of = dict(zip(truth.labelled.names, truth.labelled.compartments.tolist(), strict=True))
     assert of == training["individuals"]
+    assert truth.labelled.shared, "an animal is searched for among all by its judge"
     assert embed_finetuned(named, recipe).by_folds == 0, "a second time nothing is to be done"
     assert vectors_of(named, named.matcher().recipe.id) == 3 * 72, "old vectors stay"
 
@@ -209,7 +207,7 @@ def test_pictures_that_came_after_the_training_are_judged_too(fine_tuned: tuple[
     embed_finetuned(named, outcome.recipe.id)
     run_all(named, drop_of_coats(tmp_path / "later", 24, 1, first=7))
     assert load_truth(named, outcome.recipe.id).without_vectors == 24
-    assert embed_judges(named, outcome.recipe.id) == 24
+    assert embed_judges(named, outcome.recipe.id) == 2 * 24
     truth = load_truth(named, outcome.recipe.id)
     assert (truth.without_vectors, len(truth.labelled)) == (0, 96)
 
@@ -235,19 +233,35 @@ def test_a_result_whose_weights_are_gone_is_made_again(fine_tuned: tuple[Site, O
     assert gone.is_file()
 
 
-def test_a_corrupt_cache_is_made_anew(fine_tuned: tuple[Site, Outcome]) -> None:
+def test_what_only_an_unfinished_run_needs_is_deleted(fine_tuned: tuple[Site, Outcome]) -> None:
+    _, outcome = fine_tuned
+    assert {path.name for path in outcome.folder.rglob("*") if path.is_file()} == {
+        "plan.json",
+        "log.json",
+        "result.json",
+        "stderr.txt",
+    }
+
+
+def test_a_corrupt_cache_is_made_anew(fine_tuned: tuple[Site, Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     named, outcome = fine_tuned
+    for job in outcome.plan.jobs():
+        (outcome.folder / job.name / "result.json").unlink()
+
+    def stopped(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Result]:
+        raise TrainingError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "run_jobs", stopped)
+        with pytest.raises(TrainingError, match="stopped"):
+            train_model(named, SHORT, start=outcome.plan.base.id)
     data = outcome.folder / DATA
     content = bytearray(data.read_bytes())
     content[100] ^= 255
     data.write_bytes(bytes(content))
     assert open_cache(outcome.folder) is None
-    for job in outcome.plan.jobs():
-        (outcome.folder / job.name / "result.json").unlink()
-        (outcome.folder / job.name / CHECKPOINT).unlink()
     again = train_model(named, SHORT, start=outcome.plan.base.id)
     assert again.recipe.id == outcome.recipe.id, "the same pictures give the same weights"
-    assert open_cache(outcome.folder) is not None
 
 
 def test_a_worker_that_fails_says_why_and_the_others_are_stopped(named: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +275,10 @@ def test_a_worker_that_fails_says_why_and_the_others_are_stopped(named: Site, mo
     assert not _workers(named.settings.home)
 
 
-def test_a_killed_run_leaves_no_training_behind_and_goes_on(named: Site, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_training_behind_and_goes_on(
+    named: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "discard_intermediate", lambda *_: None)
     config = SHORT.model_copy(update={"epochs": 3, "folds": 0})
     whole = train_model(named, config.model_copy(update={"workers": 1}))
     folder = tmp_path / "run"

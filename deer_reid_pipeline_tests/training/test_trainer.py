@@ -14,8 +14,9 @@ from deer_reid_pipeline.training.config import TrainingConfig
 from deer_reid_pipeline.training.crop_cache import CropCache
 from deer_reid_pipeline.training.dataset import TrainingSet
 from deer_reid_pipeline.training.errors import TrainingError
+from deer_reid_pipeline.training.plan import CHECKPOINT
 from deer_reid_pipeline.training.scoring import labelled_of, ranking
-from deer_reid_pipeline.training.trainer import CHECKPOINT, Epoch, Trainer
+from deer_reid_pipeline.training.trainer import Epoch, Trainer
 from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 from deer_reid_pipeline_tests.training.conftest import TINY
