@@ -104,7 +104,13 @@ def outcome_of_recipe(site: Site, recipe_id: str) -> Outcome:
     done = {name: result for name, result in results.items() if result is not None}
     if len(done) < len(results):
         raise TrainingError(f"the training in {folder} is not finished: run deer-reid train again")
-    return outcome_of(plan, folder, done)
+    outcome = outcome_of(plan, folder, done)
+    if outcome.recipe.id != recipe_id:
+        raise TrainingError(
+            f"the training in {folder} was made by an earlier version, by which {recipe_id} cannot be reported on: "
+            "train again"
+        )
+    return outcome
 
 
 def comparison_of_run(site: Site, run_id: str) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,9 @@ from deer_reid_pipeline.store.truth import TruthRow, encounters_of, load_vectors
 _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 """Where pictures stand that carry no time and came with no drop: they were there before the pipeline."""
 
+MOST_LACKING = 0.1
+"""Share of the detections that may be left out because a judging model has not embedded them yet."""
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -83,8 +86,8 @@ def load_truth(site: Site, recipe_id: str) -> Truth:
 
     Under a fine-tuned recipe an individual has the vectors of the model that was trained without it, in a compartment
     of that model. They carry the fine-tuned recipe's id all the same: it is what they judge, and the compartments
-    keep vectors of two models from being compared. Where each of these models has embedded all that is judged, its
-    compartment has a gallery of all.
+    keep vectors of two models from being compared. Where each of these models has embedded nearly all that is judged,
+    each compartment has a gallery of all, and what one of them lacks is left out.
     """
     with site.database.session() as session:
         named, learned = _named(session)
@@ -98,11 +101,16 @@ def load_truth(site: Site, recipe_id: str) -> Truth:
         )
         named = [row for row in named if row.individual in judged]
         vectors, complete = _vectors(session, recipe_id, models, named)
-        kept = [row for row, there in zip(named, complete.tolist(), strict=True) if there]
-        galleries = {} if models is None else _galleries(session, models, kept)
-    if len(kept) < len(named):
-        vectors = {branch: matrix[complete] for branch, matrix in vectors.items()}
-    labelled = _labelled(kept, _sets(recipe_id, vectors), models, galleries)
+        galleries, everywhere = ({}, complete) if models is None else _galleries(session, models, named)
+    if galleries:
+        complete &= everywhere
+    kept = [row for row, there in zip(named, complete.tolist(), strict=True) if there]
+    labelled = _labelled(
+        kept,
+        _sets(recipe_id, vectors, complete),
+        models,
+        {number: _sets(recipe_id, gallery, complete) for number, gallery in galleries.items()},
+    )
     return Truth(labelled, len(named) - len(kept), learned, len(individuals) - len(judged), models)
 
 
@@ -140,22 +148,35 @@ def _vectors(
     return vectors, complete
 
 
-def _galleries(session: Session, models: FoldModels, rows: Sequence[TruthRow]) -> dict[int, dict[str, VectorSet]]:
-    """Compartment -> branch -> all rows as the model that judges it gives them; nothing where one lacks vectors."""
+def _galleries(
+    session: Session, models: FoldModels, rows: Sequence[TruthRow]
+) -> tuple[dict[int, dict[str, FloatArray]], np.ndarray]:
+    """All rows as each model that judges some gives them.
+
+    Returns:
+        compartment -> branch -> float32 (n, 512), nothing where there is one model, or where the models lack more than
+        a few rows; and which rows all of them have, bool (n,).
+    """
     judges = {models.compartment(str(row.individual)): models.judge(str(row.individual)) for row in rows}
-    found: dict[int, dict[str, VectorSet]] = {}
+    found: dict[int, dict[str, FloatArray]] = {}
+    everywhere = np.ones(len(rows), dtype=bool)
+    if len(judges) < 2:
+        return found, everywhere
     for number, judge in judges.items():
         assert number is not None
         assert judge is not None
-        vectors, complete = load_vectors(session, judge, BRANCHES, [row.detection_id for row in rows])
-        if len(judges) < 2 or not complete.all():
-            return {}
-        found[number] = _sets(models.recipe, vectors)
-    return found
+        found[number], there = load_vectors(session, judge, BRANCHES, [row.detection_id for row in rows])
+        everywhere &= there
+        if everywhere.mean() < 1 - MOST_LACKING:
+            return {}, everywhere
+    return found, everywhere
 
 
-def _sets(recipe_id: str, vectors: Mapping[str, FloatArray]) -> dict[str, VectorSet]:
-    return {branch: VectorSet(recipe_id, branch, matrix) for branch, matrix in vectors.items()}
+def _sets(recipe_id: str, vectors: Mapping[str, FloatArray], keep: np.ndarray) -> dict[str, VectorSet]:
+    return {
+        branch: VectorSet(recipe_id, branch, matrix if keep.all() else matrix[keep])
+        for branch, matrix in vectors.items()
+    }
 
 
 def data_digest(labelled: Labelled) -> str:

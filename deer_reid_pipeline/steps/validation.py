@@ -249,7 +249,11 @@ def _on_the_same(truth: Truth, other: Truth, live: Subject, candidate: Subject) 
             f"judged on the {len(common)} detections that {how} under both {live.recipe.id} ({len(first)}) and "
             f"{candidate.recipe.id} ({len(second)})"
         )
-    return *_in_the_same_compartments(_only(first, common), _only(second, common)), remarks
+    first, second = _in_the_same_compartments(_only(first, common), _only(second, common))
+    if first.shared != second.shared:
+        remarks.append("searches were made within groups of individuals: not every judging model has all vectors")
+        first, second = replace(first, galleries={}), replace(second, galleries={})
+    return first, second, remarks
 
 
 def _in_the_same_compartments(first: Labelled, second: Labelled) -> tuple[Labelled, Labelled]:
@@ -261,10 +265,11 @@ def _in_the_same_compartments(first: Labelled, second: Labelled) -> tuple[Labell
     alike = in_compartments_of(second, first)
     pairs = np.stack([np.asarray(alike.compartment), second.compartment], axis=1)
     both = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    of = second.galleries if second.divided else dict.fromkeys(second.compartments.tolist(), second.vectors)
     galleries = {
-        code: second.galleries[number]
-        for code, number in set(zip(both.tolist(), np.asarray(second.compartment).tolist(), strict=True))
-        if number in second.galleries
+        code: of[number]
+        for code, number in set(zip(both.tolist(), second.compartment.tolist(), strict=True))
+        if number in of
     }
     second = replace(second, compartment=both, galleries=galleries)
     return in_compartments_of(first, second), second

@@ -1,7 +1,7 @@
 """Runs the jobs of a plan, each in a process of its own, and says how far they are.
 
-Without a GPU as many run side by side as there are cores, with one thread each: that is faster than one with all
-threads. With a GPU they take turns. What is done is not done again.
+Without a GPU as many run side by side as there are cores, with one thread each where there are as many: that is faster
+than one with all threads. With a GPU they take turns. What is done is not done again.
 """
 
 from __future__ import annotations
@@ -81,9 +81,6 @@ def run_jobs(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Re
     running: dict[str, subprocess.Popen[bytes]] = {}
     told = {job.name: len(read_log(folder / job.name)) for job in jobs}
     most = side_by_side(plan)
-    # By the machine and the settings alone: sums differ with the number of threads.
-    side = min(plan.config.workers or _cores(), len(jobs))
-    threads = max(1, _cores() // side) if plan.device.startswith("cpu") else 1
     started, before = time.monotonic(), sum(told.values())
     try:
         while waiting or running:
@@ -92,7 +89,7 @@ def run_jobs(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Re
                 raise TrainingError(f"{waiting[0].name} waits for trainings that left no result: delete {folder}")
             for job in ready[: most - len(running)]:
                 waiting.remove(job)
-                running[job.name] = _start(plan, job, folder, threads)
+                running[job.name] = _start(plan, job, folder, _threads(plan, job))
             time.sleep(_LOOK_S)
             for name, process in list(running.items()):
                 if process.poll() is not None:
@@ -136,6 +133,17 @@ def _ready(plan: Plan, job: Job, folder: Path) -> bool:
     if job.split is not None:
         return True
     return all(_done(plan, folder, other) for other in plan.jobs() if other.backbone == job.backbone and other.split)
+
+
+def _threads(plan: Plan, job: Job) -> int:
+    """Threads of a job: those of all cores together, and all of them for the one that runs alone at the end.
+
+    By the machine and the settings alone, since sums differ with the number of threads.
+    """
+    if not plan.device.startswith("cpu"):
+        return 1
+    alone = job.split is None and len(plan.keys) == 1
+    return max(1, _cores() // min(plan.config.workers or _cores(), 1 if alone else len(plan.jobs())))
 
 
 def _start(plan: Plan, job: Job, folder: Path, threads: int) -> subprocess.Popen[bytes]:

@@ -159,7 +159,7 @@ class Trainer:
         with ThreadPoolExecutor(self._loaders) as pool:
             while self._done.epoch < self._last and not self._stale():
                 epoch = self._train_epoch(self._done.epoch + 1, pool)
-                if tell is not None:  # before it is kept: who is killed here does it again, and tells it again
+                if tell is not None:  # before it is kept, so that no kill loses it from the log
                     tell(epoch)
                 self._keep(epoch.best)
         return self._result()

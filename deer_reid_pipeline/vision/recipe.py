@@ -76,6 +76,7 @@ class Preprocess(_Data):
     mean: Colour
     std: Colour
     inner: float = Field(default=1.0, gt=0, le=1)
+    # Not in the repr, by whose hash built-in recipes are kept (catalog.py): those have no views.
     views: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(), max_length=8, repr=False)
     fill: tuple[int, int, int] = (128, 128, 128)
 

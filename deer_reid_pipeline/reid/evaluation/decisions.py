@@ -42,14 +42,16 @@ def decide_in_order(labelled: Labelled, fitted: FittedPolicy, *, truth: bool) ->
     Without, the gallery is the matcher's own: an encounter called new opens an individual with its pictures as
     evidence; a match adds none, and neither does an uncertain outcome. An encounter that is called new although a
     burst neighbour of the same animal has opened an individual joins that one, as it could not have been compared.
-    Each compartment is a herd of its own: nobody of another one is known.
+    Each compartment is a herd of its own: nobody of another one is known. With `truth`, and a gallery of all for each
+    compartment (`Labelled.shared`), everybody is known, as in `searches.search`.
 
     Raises:
         RecipeMismatchError: vectors come from different recipes.
         ValueError: a branch that a policy weighs is missing.
     """
     units = units_of(labelled, fitted.policy.unit)
-    run = _Run(labelled, units, Comparison(labelled, fitted), fitted)
+    everybody = truth and labelled.shared
+    run = _Run(labelled, units, Comparison(labelled, fitted, everybody=everybody), fitted, everybody)
     if truth:
         _against_truth(run, standing_over_time(labelled, units, fitted.policy.gallery))
     else:
@@ -60,9 +62,12 @@ def decide_in_order(labelled: Labelled, fitted: FittedPolicy, *, truth: bool) ->
 class _Run:
     """Decisions being made, and the similarities that they need, a block of units at a time."""
 
-    def __init__(self, labelled: Labelled, units: Units, comparison: Comparison, fitted: FittedPolicy) -> None:
+    def __init__(
+        self, labelled: Labelled, units: Units, comparison: Comparison, fitted: FittedPolicy, everybody: bool
+    ) -> None:
         self.labelled, self.units, self._comparison = labelled, units, comparison
-        self.compartments = labelled.compartments
+        self.divided = labelled.divided and not everybody
+        self.compartments = labelled.compartments if self.divided else np.zeros(labelled.individuals, dtype=np.int64)
         count = len(units)
         folds = comparison.fold_of_individual[units.individual].tolist()
         self.policies = [fitted.judging(fold) for fold in folds]
@@ -124,7 +129,7 @@ class _Run:
             rows=self.units.rows,
             individuals=self.labelled.individuals,
             made=self.made,
-            compartment=self.compartments[self.units.individual] if self.labelled.divided else None,
+            compartment=self.compartments[self.units.individual] if self.divided else None,
         )
 
 

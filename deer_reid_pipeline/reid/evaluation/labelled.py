@@ -31,7 +31,7 @@ class Labelled:
         strata: name (light, camera, ...) -> the value of each detection, "" where unknown; each (n,).
         compartment: 0 or more, the same for all detections of an individual; int64 (n,). Vectors of different
             compartments come from different models (the cross-validation folds of a trained embedding) and are never
-            compared. None where all of them may be.
+            compared with each other. None where all of them may be.
         galleries: compartment -> branch -> VectorSet of n rows: all detections as the model of that compartment gives
             them. With one for each compartment, a search is made among all individuals (`searches.search`).
     """
@@ -121,7 +121,11 @@ class Labelled:
             sexes=[self.sexes[i] for i in index],
             strata={name: [column[i] for i in index] for name, column in self.strata.items()},
             compartment=None if self.compartment is None else self.compartment[index],
-            galleries={number: kept(gallery) for number, gallery in self.galleries.items()},
+            galleries={
+                number: kept(gallery)
+                for number, gallery in self.galleries.items()
+                if self.compartment is None or np.any(self.compartment[index] == number)
+            },
         )
 
     def of_individuals(self, chosen: Mask) -> Labelled:
@@ -151,12 +155,12 @@ def in_compartments_of(labelled: Labelled, other: Labelled) -> Labelled:
         raise ValueError(f"no compartment is known of {len(missing)} individuals: {', '.join(missing[:5])}")
     found = np.array([of_name.get(name, -1) for name in labelled.names], dtype=np.int64)
     compartment = found[labelled.individual]
-    galleries = {}
+    galleries: dict[int, Mapping[str, VectorSet]] = {}
     for number in other.galleries:
         judging = np.unique(labelled.compartments[labelled.individual[compartment == number]]).tolist()
-        gallery = labelled.galleries.get(judging[0]) if labelled.divided else labelled.vectors
-        if gallery is not None and len(judging) == 1:
-            galleries[number] = gallery
+        if len(judging) == 1:
+            gallery = labelled.galleries.get(judging[0]) if labelled.divided else labelled.vectors
+            galleries |= {} if gallery is None else {number: gallery}
     return replace(labelled, compartment=compartment, galleries=galleries)
 
 

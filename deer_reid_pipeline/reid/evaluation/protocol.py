@@ -2,7 +2,7 @@
 
 Query and gallery come from different encounters, burst neighbours never count as a true pair, opposite flanks are
 judged apart, unknown individuals take part, every individual is judged by the policy that was fitted without it, and
-nothing is compared across compartments (see `Labelled`).
+ranking never compares across compartments (see `Labelled`); searches and decisions do where each has a gallery of all.
 Beside the honest figures stand the leaky split and the background alone, so that both gaps are visible.
 """
 
@@ -244,7 +244,7 @@ def _brier_gain(said: Stated, brier: Statistic, individuals: int) -> Statistic:
 def _strata(
     labelled: Labelled, retrieval: Retrieval, searches: Searches, thresholds: Floats
 ) -> dict[str, dict[str, dict[str, Statistic]]]:
-    """Ranking and FPIR of each stratum, in the whole gallery; strata of one value say nothing.
+    """Ranking and FPIR of each stratum, among all that the whole is ranked and searched in; one value says nothing.
 
     A search is of the stratum of its first picture.
     """

@@ -6,8 +6,8 @@ against what was known of its own individual before, it is a mated one. Sex neve
 
 Where models of a cross-validation judge (see `Labelled.compartment`) and each has vectors of everybody
 (`Labelled.galleries`), a search is still made among all: the searched animal is one that its model never saw, the
-others are mostly animals that it was trained on. That is how a new animal meets a trained model in use; a returning one
-is recognised more easily in use, where the model knows it.
+others are mostly animals that it was trained on, as when a new animal comes to a herd that the model knows. A returning
+animal is one that the model knows in use, and not here.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
     The score of an individual is the mean, over the crops that have one, of the highest fused similarity (under a
     calibrated fusion a probability) to a comparable exemplar; opposite flanks are not compared. With
     `gallery="profile"` it is the similarity to the mean direction of the individual's pictures, whatever their flank.
-    Each search is scored by the policy that was fitted without its individual, among all individuals where that can be
-    (`Labelled.shared`, and exemplars are compared), else in its compartment.
+    Each search is scored by the policy that was fitted without its individual, among all individuals where there is a
+    gallery of all (`Labelled.shared`), else in its compartment.
 
     Raises:
         RecipeMismatchError: vectors come from different recipes.
@@ -143,9 +143,8 @@ def search(labelled: Labelled, fitted: FittedPolicy) -> Searches:
     """
     units = units_of(labelled, fitted.policy.unit)
     standing = standing_over_time(labelled, units, fitted.policy.gallery)
-    everybody = labelled.shared and fitted.policy.gallery == "exemplars"
-    comparison = Comparison(labelled, fitted, everybody=everybody)
-    divided = labelled.divided and not everybody
+    comparison = Comparison(labelled, fitted, everybody=labelled.shared)
+    divided = labelled.divided and not labelled.shared
     scores = np.full((len(units), labelled.individuals), np.nan, dtype=np.float32)
     _score_others(scores, units, standing, comparison)
     _score_own(scores, units, standing, comparison)

@@ -8,7 +8,7 @@ decides anything, and never looks at a picture of the encounter or burst that is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,8 @@ class Standing:
         after: of each sighting, the version of its individual once it is known too.
         only_burst: of each sighting, its own individual was seen before, but only in burst neighbours; bool.
         compartment: of each row of `vectors`; None where everything may be compared.
+        galleries: compartment -> branch -> the rows of `vectors` as the model of that compartment gives them; which
+            detections are exemplars was chosen by the model that judges their own individual.
     """
 
     vectors: Mapping[str, VectorSet]
@@ -110,6 +112,7 @@ class Standing:
     after: Ints
     only_burst: Mask
     compartment: Ints | None = None
+    galleries: Mapping[int, Mapping[str, VectorSet]] = field(default_factory=dict)
 
     def rows_of(self, versions: Sequence[int]) -> Ints:
         """The rows of these versions, in their order."""
@@ -128,14 +131,18 @@ class _Bank:
         self._branches += sorted(set(labelled.vectors) - set(BRANCHES))
         self._versions: list[Ints] = []
         self._means: dict[str, list[FloatArray]] = {branch: [] for branch in self._branches}
+        self._means_elsewhere: dict[int, dict[str, list[FloatArray]]] = {
+            number: {branch: [] for branch in gallery} for number, gallery in labelled.galleries.items()
+        }
         self._compartments: list[int] = []
 
     def add(self, rows: Ints) -> int:
         """The version in which these detections are what is known of an individual."""
         labelled = self._labelled
         if self._profile:
-            for branch, means in self._means.items():
-                means.append(mean_direction(labelled.vectors[branch].vectors[rows]))
+            _add_means(self._means, labelled.vectors, rows)
+            for number, means in self._means_elsewhere.items():
+                _add_means(means, labelled.galleries[number], rows)
             if labelled.compartment is not None:
                 self._compartments.append(int(labelled.compartment[rows[0]]))
             self._versions.append(np.array([len(self._versions)]))
@@ -155,18 +162,29 @@ class _Bank:
         vectors: Mapping[str, VectorSet] = self._labelled.vectors
         flanks = flank_signs(self._labelled.viewpoints)
         compartment = self._labelled.compartment
+        galleries = self._labelled.galleries
         if self._profile:
-            vectors = {
-                branch: VectorSet(
-                    item.recipe_id, branch, np.array(self._means[branch]).reshape(-1, item.vectors.shape[1])
-                )
-                for branch, item in self._labelled.vectors.items()
-            }
+            vectors = _stacked(self._means, vectors)
+            galleries = {number: _stacked(means, galleries[number]) for number, means in self._means_elsewhere.items()}
             flanks = np.zeros(len(self._versions), dtype=np.int8)
             compartment = np.array(self._compartments, dtype=np.int64)
         if not self._labelled.divided:
             compartment = None
-        return Standing(vectors, flanks, tuple(self._versions), final, before, after, only_burst, compartment)
+        return Standing(
+            vectors, flanks, tuple(self._versions), final, before, after, only_burst, compartment, galleries
+        )
+
+
+def _add_means(means: Mapping[str, list[FloatArray]], vectors: Mapping[str, VectorSet], rows: Ints) -> None:
+    for branch, found in means.items():
+        found.append(mean_direction(vectors[branch].vectors[rows]))
+
+
+def _stacked(means: Mapping[str, list[FloatArray]], like: Mapping[str, VectorSet]) -> dict[str, VectorSet]:
+    return {
+        branch: VectorSet(item.recipe_id, branch, np.array(means[branch]).reshape(-1, item.vectors.shape[1]))
+        for branch, item in like.items()
+    }
 
 
 def standing_over_time(labelled: Labelled, units: Units, gallery: str) -> Standing:
@@ -214,8 +232,8 @@ class Comparison:
     Args:
         labelled: the queries.
         fitted: policies; every fold decides about the same unit against the same kind of gallery.
-        everybody: compare across compartments too, each query with all detections as the model of its own compartment
-            gives them (`Labelled.galleries`); for galleries of exemplars.
+        everybody: compare across compartments too, each query with everything as the model of its own compartment gives
+            it (`Labelled.galleries`).
     """
 
     def __init__(self, labelled: Labelled, fitted: FittedPolicy, *, everybody: bool = False) -> None:
@@ -251,7 +269,7 @@ class Comparison:
         for fold, number in sorted(set(zip(folds.tolist(), own.tolist(), strict=True))):
             policy = self._fitted.judging(fold)
             at = np.flatnonzero((folds == fold) & (own == number))
-            gallery = standing.vectors if self._compartment is None else self._labelled.galleries[number]
+            gallery = standing.vectors if self._compartment is None else standing.galleries[number]
             cosines = {}
             for branch in (b for b, weight in policy.weights.items() if weight):
                 if branch not in self._labelled.vectors:
