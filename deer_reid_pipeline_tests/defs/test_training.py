@@ -49,6 +49,17 @@ def test_the_launchpad_shows_every_setting_with_its_help() -> None:
     assert "gpu" in {model.op.pool}
 
 
+def test_the_launchpad_opens_with_the_defaults_spelt_out() -> None:
+    job = defs.resolve_job_def("training_job")
+    shown = job.run_config["ops"]["finetuned_model"]["config"]  # type: ignore[index]
+    assert {"epochs", "folds", "loss", "start"} <= set(shown)
+    assert dg.validate_run_config(job)
+    expected = TrainingConfig().model_dump(mode="json")
+    assert {name: value for name, value in shown.items() if name != "start"} == {
+        name: value for name, value in expected.items() if value is not None
+    }
+
+
 def test_a_run_from_dataset_to_gate(site: Site, instance: dg.DagsterInstance) -> None:
     settings = {name: value for name, value in SHORT.model_dump(mode="json").items() if name != "precision"}
     result = materialize(

@@ -7,7 +7,7 @@ import dagster as dg
 from deer_reid_pipeline.defs.evaluation.tables import comparison_table
 from deer_reid_pipeline.defs.metadata import columns, picture
 from deer_reid_pipeline.defs.resources import SiteResource
-from deer_reid_pipeline.defs.training.config import TrainingSettings, config_of
+from deer_reid_pipeline.defs.training.config import TrainingSettings, config_of, defaults
 from deer_reid_pipeline.defs.training.watching import EpochEvents
 from deer_reid_pipeline.steps.finetuned import embed_finetuned, propose_finetuned, trained_recipe
 from deer_reid_pipeline.steps.training import dataset_facts, note_training, train_model
@@ -156,6 +156,12 @@ training_job = dg.define_asset_job(
         "validation_report",
         "embedding_release",
     ),
-    config={"ops": {"embedding_release": {"config": {"promote": False}}}},
+    # Spelt out, so that the launchpad opens with everything that can be changed.
+    config={
+        "ops": {
+            "finetuned_model": {"config": {"start": "", **defaults()}},
+            "embedding_release": {"config": {"promote": False}},
+        }
+    },
     description="Learn from the labelled animals, judge the result on animals outside the training, and propose it.",
 )

@@ -31,6 +31,11 @@ TrainingSettings: Any = create_model(
 )
 
 
+def defaults() -> dict[str, Any]:
+    """The default settings as run config; what has no default value is left out."""
+    return {name: value for name, value in TrainingConfig().model_dump(mode="json").items() if value is not None}
+
+
 def config_of(settings: Any) -> TrainingConfig:
     """The settings of a run, without what it starts from.
 
