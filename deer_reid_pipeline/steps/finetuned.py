@@ -245,7 +245,7 @@ def _policies(site: Site, recipe_id: str) -> FittedPolicy:
 
 
 def _first(site: Site, recipe_id: str) -> FittedPolicy:
-    return FittedPolicy(policy=first_policy(site.stored_recipe(recipe_id).name))
+    return FittedPolicy(policy=first_policy(site.stored_recipe(recipe_id)))
 
 
 def _figures(recipe_id: str, what: str, labelled: Labelled, fitted: FittedPolicy) -> RecipeFigures:

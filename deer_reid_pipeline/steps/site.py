@@ -132,7 +132,7 @@ class Site:
             found = None if release is None else (release.id, release.recipe_id, dict(release.policy))
         if found is None:
             recipe = self.build_recipe(self.settings.recipe)
-            policy = first_policy(recipe.name)
+            policy = first_policy(recipe)
             if recipe.random_weights:
                 return self._overridden(recipe, policy, None)
             with self.database.session() as session:

@@ -17,6 +17,7 @@ from deer_reid_pipeline.progress import report as tell
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.tuning.fit import Tuned, fit
+from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.steps.releases import propose
 from deer_reid_pipeline.steps.report.writer import write_folder
 from deer_reid_pipeline.steps.site import Site
@@ -69,7 +70,8 @@ def fit_release(
 
     Args:
         bound: share of searches for unknown animals that may return a name; the live release's where not given.
-        recipe: id of the recipe to fit for; the live release's where not given. The fit starts from the live policy.
+        recipe: id of the recipe to fit for; the live release's where not given. The fit starts from the live policy;
+            for another recipe, whose similarities mean something else, from the weights that it starts with.
 
     Raises:
         DatabaseError: the recipe is unknown or can never be released.
@@ -84,6 +86,8 @@ def fit_release(
         if chosen != matcher.recipe.id:
             refuse_unreleasable(session, chosen)
         known = individuals_with_sightings(session)
+    if chosen != matcher.recipe.id:
+        base = base.model_copy(update={"weights": first_policy(site.stored_recipe(chosen)).weights})
     truth = load_truth(site, chosen)
     labelled = truth.labelled
     if truth.trained_on:

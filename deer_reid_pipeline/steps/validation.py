@@ -194,7 +194,7 @@ def _candidate(site: Site, live: Subject, candidate: int | None, recipe: str | N
             f"that one, with --recipe {judges}"
         )
     stored = site.stored_recipe(found)
-    return Subject(stored, FittedPolicy(policy=first_policy(stored.name)), None)
+    return Subject(stored, FittedPolicy(policy=first_policy(stored)), None)
 
 
 def _left_out(truth: Truth, subject: Subject) -> list[str]:

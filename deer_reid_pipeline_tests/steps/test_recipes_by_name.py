@@ -75,9 +75,31 @@ def test_files_of_a_fine_tuned_recipe_that_are_gone_are_named(site: Site) -> Non
         site.usable(final)
 
 
-def test_a_fine_tuned_recipe_starts_with_the_policy_of_its_base() -> None:
-    assert first_policy("mobile.tuned.fold0") == first_policy("mobile")
+def test_a_fine_tuned_recipe_starts_with_the_policy_of_its_base(site: Site) -> None:
+    lite = site.matcher().recipe
+    assert first_policy(lite.model_copy(update={"name": "lite.tuned.fold0"})) == first_policy(lite)
     with pytest.raises(SettingsError, match=r"other\.tuned has no starting policy"):
-        first_policy("other.tuned")
+        first_policy(lite.model_copy(update={"name": "other.tuned"}))
+
+
+def test_a_branch_that_alone_was_trained_counts_for_more(site: Site) -> None:
+    lite = site.matcher().recipe
+
+    def with_trained(*names: str) -> Recipe:
+        branches = {
+            name: branch.model_copy(update={"projection": branch.projection.model_copy(update={"kind": "trained"})})
+            if name in names
+            else branch
+            for name, branch in lite.branches.items()
+        }
+        return lite.model_copy(update={"branches": branches})
+
+    before = first_policy(lite).weights
+    assert first_policy(with_trained("baseline", "multiscale", "efficientnet")).weights == before
+    alone = first_policy(with_trained("baseline", "multiscale")).weights
+    assert alone["multiscale"] > before["multiscale"] > before["efficientnet"] > alone["efficientnet"] > 0
+
+
+def test_recipes_are_asked_for_by_name_or_id() -> None:
     assert asked_for_as("lite-0123456789ab") == "lite"
     assert asked_for_as("lite.tuned-0123456789ab") == "lite.tuned-0123456789ab"
