@@ -70,14 +70,16 @@ def control_vectors(
 ) -> Control | None:
     """Background vectors of whole individuals that were met twice or more, up to about `limit` detections.
 
-    Vectors that were made before are used again. None where no picture can be read. Under a fine-tuned recipe the
-    background of an individual is embedded by the control of the model that judges the individual: one that was
-    trained on it may know its places by heart.
+    With compartments it is as many more as give about as many pairs, since pairs are what is compared. Vectors that
+    were made before are used again. None where no picture can be read. Under a fine-tuned recipe the background of an
+    individual is embedded by the control of the model that judges the individual: one that was trained on it may know
+    its places by heart.
 
     Raises:
         WeightsError: the recipe's weights are not here.
     """
-    chosen = _chosen(labelled, limit)
+    compartments = len(np.unique(labelled.compartments[labelled.individual])) if len(labelled) else 1
+    chosen = _chosen(labelled, round(limit * compartments**0.5))
     if not chosen.any():
         return None
     keys = [key for key, kept in zip(labelled.keys, chosen, strict=True) if kept and isinstance(key, uuid.UUID)]

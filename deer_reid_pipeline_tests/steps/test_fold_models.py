@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -255,3 +256,23 @@ def test_what_the_judges_lack_is_what_they_need_vectors_of(site: Site, shots: li
     own, needed = by_judge(models, labelled, keys), needed_by_judges(models, labelled, keys)
     assert {recipe: len(found) for recipe, found in own.items()} == {parts[0].id: 6, parts[1].id: 6, final.id: 6}
     assert {recipe: len(found) for recipe, found in needed.items()} == dict.fromkeys(own, 18)
+
+
+def test_with_compartments_more_backgrounds_are_embedded_for_as_many_pairs(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = herd(individuals=16, encounters=3)
+    store_shots(site, made, site.matcher().recipe.id, looks(made, signal=1.0))
+
+    def embed(site: Site, control: Recipe, jobs: Sequence[CropJob]) -> None:
+        vector = np.eye(1, 512, dtype=np.float32).repeat(len(jobs), axis=0)
+        with site.database.session() as session:
+            put_embeddings(session, control.id, [job.detection_id for job in jobs], dict.fromkeys(BRANCHES, vector))
+
+    monkeypatch.setattr(background_control, "_embed", embed)
+    whole = load_truth(site, site.matcher().recipe.id).labelled
+    parted = replace(whole, compartment=whole.individual % 4)
+    found = [
+        background_control.control_vectors(site, site.matcher().recipe, each, limit=12) for each in (whole, parted)
+    ]
+    assert [len(each.labelled) for each in found if each is not None] == [12, 24]
