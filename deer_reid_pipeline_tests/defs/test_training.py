@@ -76,7 +76,7 @@ def test_a_run_from_dataset_to_gate(site: Site, instance: dg.DagsterInstance) ->
     assert str(dataset["digest"]).startswith(str(model["dataset_digest"]))
     assert model["recipe"] == recipe
     embedded = metadata_of(result, "finetuned_embeddings")
-    assert (embedded["detections_embedded"], embedded["embedded_by_fold_models"]) == (72, 72)
+    assert (embedded["detections_embedded"], embedded["embedded_by_fold_models"]) == (72, 2 * 72)
     assert "| started from |" in str(embedded["compared"])
     assert "Model card" in str(embedded["model_card"])
     assert "| started from |" in str(metadata_of(result, "ab_report")["fine_tuned_beside_the_others"])
