@@ -25,10 +25,8 @@ from deer_reid_pipeline.store.reports import TRAINING, add_report
 from deer_reid_pipeline.training.config import TrainingConfig
 from deer_reid_pipeline.training.crop_cache import make_cache, open_cache
 from deer_reid_pipeline.training.dataset import (
+    PARTS,
     SALT,
-    TEST,
-    TRAIN,
-    VALIDATION,
     Picture,
     TrainingSet,
     part_of,
@@ -54,7 +52,7 @@ class DatasetFacts:
     """What there is to train on.
 
     Attributes:
-        parts: train, validation and test -> their counts, as `TrainingSet.counts`.
+        parts: train, validation and test -> their counts, as `TrainingSet.counts`, the same ones for each.
         too_little: why nothing can be learned from it; None where something can.
     """
 
@@ -84,10 +82,8 @@ def training_set(site: Site) -> TrainingSet:
 def dataset_facts(site: Site, config: TrainingConfig) -> DatasetFacts:
     """What there is to train on, by part, and whether it is enough."""
     data = training_set(site)
-    parts = {
-        part: data.of(frozenset(name for name in data.individuals if part_of(name) == part)).counts()
-        for part in (TRAIN, VALIDATION, TEST)
-    }
+    members = {part: frozenset(name for name in data.individuals if part_of(name) == part) for part in PARTS}
+    parts = {part: dict.fromkeys(data.counts(), 0) | data.of(names).counts() for part, names in members.items()}
     try:
         refuse_too_little(data, splits_of(config, data))
         reason = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from deer_reid_pipeline.reid.fitted import fold_of
 from deer_reid_pipeline.training.errors import TrainingError
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+PARTS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 SALT = "training"
 """Of the hash that puts individuals into folds and parts."""

@@ -35,7 +35,7 @@ from deer_reid_pipeline.training.plan import Plan, read_plan
 from deer_reid_pipeline.training.runs import Tell, run_jobs
 from deer_reid_pipeline.training.worker import Result, read_log, read_result
 from deer_reid_pipeline_tests.coats import SHORT, Homes, drop_of_coats, trained_id
-from deer_reid_pipeline_tests.sites import query, run_all
+from deer_reid_pipeline_tests.sites import query, run_all, run_sql
 
 
 @pytest.fixture
@@ -73,6 +73,9 @@ def test_the_training_set_is_what_a_person_named(named: Site, tmp_path: Path) ->
     (anonymous / "observations.csv").unlink()
     run_all(named, anonymous)
     assert training_set(named).digest == before, "what the machine decided is nothing to learn from"
+    run_sql(named.database.url, "UPDATE detections SET viewpoint = 'right' WHERE given_individual = 'C00'")
+    parts = dataset_facts(named, SHORT).parts
+    assert sorted(part["pictures_right"] for part in parts.values()) == [0, 0, 3], "a flank that a part lacks is none"
 
 
 def test_three_animals_are_refused_and_nothing_is_left(site: Site, tmp_path: Path) -> None:
