@@ -57,12 +57,12 @@ def _cross_validation(outcome: Outcome) -> tuple[str, ...]:
         f"The animals were put into {folds} groups by a hash of their name. {folds} models were trained, each without "
         "one group, and every animal is judged with the model that never saw it. About an eighth of the other animals "
         "decided when that model stopped, and they are not judged with it either.",
-        "Vectors of different models are never compared. Rankings (rank-1, rank-5, mAP, ROC-AUC) and identities made "
-        "in order are therefore those within a group, for the other recipes in the table too. In the whole herd there "
-        "are more animals to be confused with, so that its shortlists are worse than these.",
+        "Vectors of different models are never compared. Rankings (rank-1, rank-5, mAP, ROC-AUC) and the herd book "
+        "that it makes by itself are therefore those within a group, for the other recipes in the table too. In the "
+        "whole herd there are more animals to be confused with, so that its shortlists are worse than these.",
         "Searches (FNIR, FPIR, thresholds, probabilities) are made among all animals: each model embedded the others "
-        "too, most of which it was trained on. That is how a new animal meets the herd in use; one that the model "
-        "knows is recognised more easily in use than here.",
+        "too, most of which it was trained on, as when a new animal comes to a herd that the model knows. An animal "
+        "that the model knows is probably recognised more easily in use than here.",
         "Animals that were named since the training are judged with the model that is used, in a group of their own.",
         "The model that is used was trained on all of these animals, for as many epochs as were best in the median of "
         "the groups. No figure is its own: on animals that it was trained on, figures would be far too good.",
