@@ -70,7 +70,7 @@ def log(epochs: int, judged: bool) -> list[dict[str, Any]]:
 def outcome_with(site: Site, folds: int = FOLDS, logged: bool = True, judged: bool = True) -> Outcome:
     """A finished run in which nothing was trained."""
     plan = Plan(
-        config=TrainingConfig(folds=folds, epochs=4),
+        config=TrainingConfig(folds=folds, epochs=4, second=True),
         data=data(),
         starts={None: site.matcher().recipe, **dict.fromkeys(range(folds), site.matcher().recipe)},
         search_dirs=(),
