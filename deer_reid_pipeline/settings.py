@@ -127,8 +127,16 @@ class Settings(BaseSettings):
             description="Crops embedded and stored per transaction.",
         ),
     ] = 32
+    vram_mb: Annotated[
+        int | None,
+        Field(
+            validation_alias=_env("DEER_REID_VRAM_MB"),
+            ge=1,
+            description="MiB of the card's memory that a run may use (1 or more); unset means 75 % of the card.",
+        ),
+    ] = None
 
-    @field_validator("database_url", "dagster_database_url", "weights_dir", "reid_threshold", mode="before")
+    @field_validator("database_url", "dagster_database_url", "weights_dir", "reid_threshold", "vram_mb", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
