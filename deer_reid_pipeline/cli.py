@@ -22,6 +22,7 @@ from deer_reid_pipeline.commands.common import RESUME, Json, RecipeName, Verbose
 from deer_reid_pipeline.commands.evaluation import tune, validate
 from deer_reid_pipeline.commands.monitoring import cameras_app, monitor, review_app
 from deer_reid_pipeline.commands.releases import app as release_app
+from deer_reid_pipeline.commands.search import app as search_app
 from deer_reid_pipeline.commands.training import train
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.shipped import shipped
@@ -383,7 +384,7 @@ def _choose(site: Any, recipe: RecipeName) -> None:
 
 for command in (validate, tune, train, monitor):
     app.command()(command)
-for group in (release_app, review_app, cameras_app, ab_app):
+for group in (release_app, review_app, cameras_app, ab_app, search_app):
     app.add_typer(group)
 
 

@@ -199,10 +199,12 @@ class Gallery:
 
     Attributes:
         left_out: further known individuals, which an index did not propose because they look less alike.
+        incomparable: further known individuals that were seen only from the other flank.
     """
 
-    def __init__(self, individuals: Iterable[Known] = (), left_out: int = 0) -> None:
+    def __init__(self, individuals: Iterable[Known] = (), left_out: int = 0, incomparable: int = 0) -> None:
         self.left_out = left_out
+        self.incomparable = incomparable
         self._known: dict[Hashable, Known] = {known.key: known for known in individuals}
         self._position = {key: index for index, key in enumerate(self._known)}
         self._clear()
@@ -364,7 +366,8 @@ def decide(
         forbidden: individuals it cannot be, such as the other animals of the same picture.
     """
     scores = score_individuals(query, gallery, policy)
-    return decide_scored(scores, gallery.individuals, query.sex, policy, forbidden, gallery.left_out)
+    left_out, incomparable = gallery.left_out, gallery.incomparable
+    return decide_scored(scores, gallery.individuals, query.sex, policy, forbidden, left_out, incomparable)
 
 
 def decide_scored(
@@ -374,6 +377,7 @@ def decide_scored(
     policy: MatchPolicy,
     forbidden: frozenset[Hashable] = frozenset(),
     left_out: int = 0,
+    incomparable: int = 0,
 ) -> Decision:
     """Decide one encounter from its similarity to every individual.
 
@@ -383,9 +387,9 @@ def decide_scored(
         sex: of the encounter: male, female or unknown.
         forbidden: individuals it cannot be.
         left_out: further known individuals, which an index did not propose because they look less alike.
+        incomparable: further known individuals that were seen only from the other flank.
     """
     candidates: list[Candidate] = []
-    incomparable = 0
     for known, score in zip(individuals, scores.tolist(), strict=True):
         differs = "unknown" not in (sex, known.sex) and sex != known.sex
         if known.key in forbidden or (differs and policy.sex_rule == "narrow"):

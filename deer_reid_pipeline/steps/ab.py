@@ -30,6 +30,7 @@ from deer_reid_pipeline.steps.embeddings import embed_drop
 from deer_reid_pipeline.steps.encounter_groups import load_drop
 from deer_reid_pipeline.steps.policies import asked_for_as
 from deer_reid_pipeline.steps.profiles import embed_lacking, refresh_stale
+from deer_reid_pipeline.steps.search import ready_to_search
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import ab as table
 from deer_reid_pipeline.store.ids import encounter_id
@@ -37,7 +38,7 @@ from deer_reid_pipeline.store.models import AbTest
 from deer_reid_pipeline.store.profiles import detections_lacking, individuals_lacking
 from deer_reid_pipeline.store.releases import get_release, live_release, lock_releases, refuse_unreleasable
 from deer_reid_pipeline.store.reports import AB, add_report
-from deer_reid_pipeline.store.search import GallerySource, open_gallery, prepare_search
+from deer_reid_pipeline.store.search import GallerySource, open_gallery
 
 LogLine = Callable[[str], None]
 
@@ -241,8 +242,7 @@ def open_test(site: Site, matcher: Matcher, drop_key: str, say: LogLine = log.in
     if other.recipe.id != matcher.recipe.id:
         embed_drop(site, other.recipe, drop_key, say)
         tried = set(embed_lacking(site, other.recipe, say))
-        with site.database.session() as session:
-            prepare_search(session, other.recipe.id, other.policy)
+        ready_to_search(site, other.recipe.id, other.policy, say)
     say(
         f"A/B test {info.test}: {info.share_all:.0%} of new encounters are decided by release {info.release_a} and "
         f"release {info.release_b} (applied to {info.share_b:.0%} of them)"

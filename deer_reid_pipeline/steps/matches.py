@@ -21,10 +21,11 @@ from deer_reid_pipeline.steps.ab import SideBySide, open_test
 from deer_reid_pipeline.steps.deciding import Deciding, LogLine, MatchReport, decide_one, query_of
 from deer_reid_pipeline.steps.encounter_groups import DropToDecide, encounters_of, load_drop
 from deer_reid_pipeline.steps.profiles import embed_unknown, refresh_stale
+from deer_reid_pipeline.steps.search import ready_to_search
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import decisions as log_book
 from deer_reid_pipeline.store.profiles import unknown_under
-from deer_reid_pipeline.store.search import GallerySource, open_gallery, prepare_search
+from deer_reid_pipeline.store.search import GallerySource, open_gallery
 
 __all__ = ["MatchReport", "match_drop"]
 
@@ -76,8 +77,7 @@ def _decide_in_turn(
     """
     tried = set(embed_unknown(site, matcher.recipe, say))
     test = open_test(site, matcher, drop_key, say)
-    with site.database.session() as session:
-        prepare_search(session, matcher.recipe.id, matcher.policy)
+    ready_to_search(site, matcher.recipe.id, matcher.policy, say)
     with site.database.session() as session:
         log_book.lock_matching(session, say)
         if set(unknown_under(session, matcher.recipe.id)) - tried or (test is not None and test.is_behind(session)):

@@ -275,6 +275,13 @@ def test_individuals_that_an_index_left_out_lower_the_probability() -> None:
     assert part.probability < whole.probability / 4
 
 
+def test_individuals_of_the_other_flank_that_an_index_left_out_are_not_excluded() -> None:
+    decided = decide(query(0), Gallery(), MatchPolicy(threshold=0.9, new_below=0.2))
+    hidden = decide(query(0), Gallery(incomparable=3), MatchPolicy(threshold=0.9, new_below=0.2))
+    assert (decided.outcome, decided.incomparable) == (NEW_INDIVIDUAL, 0)
+    assert (hidden.outcome, hidden.incomparable) == (UNCERTAIN, 3)
+
+
 CURVES = {"multiscale": Platt(slope=10.0, intercept=-5.0), "efficientnet": Platt(slope=4.0, intercept=-2.0)}
 CALIBRATED = MatchPolicy(
     threshold=0.9,

@@ -13,6 +13,7 @@ from deer_reid_pipeline.steps.finetuned import embed_judges
 from deer_reid_pipeline.steps.matches import match_drop
 from deer_reid_pipeline.steps.plots import similarity_plot
 from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
+from deer_reid_pipeline.steps.search import recall_in_words, search_recall
 from deer_reid_pipeline.steps.summary import finish_drop, seen_in_drop
 
 
@@ -102,6 +103,7 @@ class ReembeddingConfig(dg.Config):
         dg.AssetCheckSpec("profile_vectors_are_unit_norm", asset="deer_profiles", blocking=True),
         dg.AssetCheckSpec("embedding_version_is_consistent", asset="deer_profiles", blocking=True),
         dg.AssetCheckSpec("individuals_did_not_drop", asset="deer_profiles"),
+        dg.AssetCheckSpec("search_recall_holds", asset="deer_profiles"),
     ],
 )
 def deer_profiles(
@@ -154,7 +156,22 @@ def deer_profiles(
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={"before": before, "after": check.individuals},
             ),
+            _recall_check(site),
         ],
+    )
+
+
+def _recall_check(site: SiteResource) -> dg.AssetCheckResult:
+    """Searches of the live release against exact search, on a sample; exact search itself misses nothing."""
+    found = search_recall(site.site)
+    return dg.AssetCheckResult(
+        check_name="search_recall_holds",
+        passed=all(item.holds for item in found),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=recall_in_words(found),
+        metadata={f"recall_{item.what}": item.recall for item in found}
+        | {f"exemplars_{item.what}": item.rows for item in found}
+        | {"searched_by_index": any(item.indexed for item in found)},
     )
 
 

@@ -1,162 +1,80 @@
-"""Nearest exemplars, exactly or through HNSW, behind one function; and the gallery that matching reads."""
+"""The gallery that matching reads: whole and in memory while it is small, what the indexes propose when it is large."""
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 
 import numpy as np
-from sqlalchemy import LargeBinary, case, func, select, text
+from sqlalchemy import LargeBinary, case, func, select
 from sqlalchemy.orm import Session
 
-from deer_reid_pipeline.reid.matching import Gallery, Known, MatchPolicy, Query, joined
+from deer_reid_pipeline.reid.matching import Gallery, Known, MatchPolicy, Query, flank_signs, joined
 from deer_reid_pipeline.reid.similarity import BASELINE, FloatArray, VectorSet
 from deer_reid_pipeline.reid.vocabulary import sex_of
 from deer_reid_pipeline.store.models import VECTOR_SIZE, Deer, Detection, Profile, ProfileExemplar
+from deer_reid_pipeline.store.search.among import Among
+from deer_reid_pipeline.store.search.exact import FETCH_ROWS, VECTOR_HEADER
+from deer_reid_pipeline.store.search.index import Plan, plan_search
+from deer_reid_pipeline.store.search.nearest import nearest
 
-EXACT_LIMIT = 100_000
-"""Up to this many exemplars of a branch every one is compared; above it HNSW proposes the candidates."""
-
-HNSW_M, HNSW_EF_CONSTRUCTION = 16, 64
-
-FETCH_ROWS = 2000
-"""Vectors are fetched in portions of this many rows."""
-
-_VECTOR_HEADER = 4
-"""Bytes before the numbers of a vector in pgvector's binary form, which numpy reads without parsing text."""
-
-_INDEX_LOCK = 0x0DEE_0003
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """An exemplar near a query: cosine similarity, -1 to 1."""
-
-    deer_id: uuid.UUID
-    detection_id: uuid.UUID
-    similarity: float
-
-
-def count_exemplars(session: Session, recipe_id: str, branch: str) -> int:
-    """Number of exemplars of a recipe and branch."""
-    return (
-        session.scalar(
-            select(func.count())
-            .select_from(ProfileExemplar)
-            .where(ProfileExemplar.recipe_id == recipe_id, ProfileExemplar.branch == branch)
-        )
-        or 0
-    )
-
-
-def nearest(
-    session: Session,
-    recipe_id: str,
-    branch: str,
-    query: FloatArray,
-    k: int,
-    *,
-    method: str = "auto",
-    ef_search: int = 100,
-) -> list[Neighbour]:
-    """The k exemplars of a recipe and branch with the highest cosine to a query.
-
-    Args:
-        query: float32, shape (512,), unit norm.
-        method: "exact" compares with every exemplar; "hnsw" uses the index of `ensure_hnsw` with iterative scan, so
-            that filters cannot empty the result; "auto" is exact up to `EXACT_LIMIT` exemplars.
-        ef_search: candidates that HNSW keeps while searching; more is slower and misses less.
-
-    Raises:
-        ValueError: unknown method.
-    """
-    if method == "auto":
-        method = "exact" if count_exemplars(session, recipe_id, branch) <= EXACT_LIMIT else "hnsw"
-    if method == "exact":
-        session.execute(text("SET LOCAL enable_indexscan = off"))
-    elif method == "hnsw":
-        session.execute(text("SET LOCAL enable_indexscan = on"))
-        session.execute(text(f"SET LOCAL hnsw.ef_search = {int(ef_search)}"))
-        session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
-    else:
-        raise ValueError(f"unknown search method {method!r}: use auto, exact or hnsw")
-    distance = ProfileExemplar.vector.cosine_distance(query)
-    rows = session.execute(
-        select(ProfileExemplar.deer_id, ProfileExemplar.detection_id, distance)
-        .where(ProfileExemplar.recipe_id == recipe_id, ProfileExemplar.branch == branch)
-        .order_by(distance)
-        .limit(k)
-    ).all()
-    session.execute(text("SET LOCAL enable_indexscan = on"))
-    return [Neighbour(deer, detection, 1.0 - float(d)) for deer, detection, d in rows]
-
-
-def hnsw_index_name(recipe_id: str, branch: str) -> str:
-    """Name of the partial HNSW index of a recipe and branch."""
-    return "ix_exemplars_hnsw_" + hashlib.sha256(f"{recipe_id}/{branch}".encode()).hexdigest()[:12]
-
-
-def ensure_hnsw(session: Session, recipe_id: str, branch: str) -> str:
-    """Build the HNSW index over the exemplars of a recipe and branch, if it is not there; returns its name."""
-    name = hnsw_index_name(recipe_id, branch)
-    literal = {"recipe": recipe_id, "branch": branch}
-    where = session.scalar(
-        text("SELECT format('recipe_id = %L AND branch = %L', CAST(:recipe AS text), CAST(:branch AS text))"),
-        literal,
-    )
-    session.connection().exec_driver_sql(
-        f"CREATE INDEX IF NOT EXISTS {name} ON profile_exemplars USING hnsw (vector vector_cosine_ops) "
-        f"WITH (m = {HNSW_M}, ef_construction = {HNSW_EF_CONSTRUCTION}) WHERE {where}".replace("%", "%%")
-    )
-    return name
-
-
-def prepare_search(session: Session, recipe_id: str, policy: MatchPolicy) -> None:
-    """Build the HNSW indexes that a policy's gallery needs, if they are not there.
-
-    To be called in a transaction of its own before matching: building takes long and keeps others from writing
-    exemplars. Matching itself never builds an index; without one its search is exact, and slow.
-    """
-    proposing = _proposing(policy)
-    if policy.gallery != "exemplars" or not _is_large(session, recipe_id, proposing):
-        return
-    lacking = [b for b in proposing if session.scalar(select(func.to_regclass(hnsw_index_name(recipe_id, b)))) is None]
-    if lacking:
-        session.execute(select(func.pg_advisory_xact_lock(_INDEX_LOCK)))  # two processes do not build it at once
-    for branch in lacking:
-        ensure_hnsw(session, recipe_id, branch)
+PROPOSED = 50
+"""Exemplars that each branch proposes for each picture of an encounter."""
 
 
 def _proposing(policy: MatchPolicy) -> list[str]:
     return sorted(branch for branch, weight in policy.weights.items() if weight)
 
 
-def _is_large(session: Session, recipe_id: str, branches: Sequence[str]) -> bool:
-    return max((count_exemplars(session, recipe_id, branch) for branch in branches), default=0) > EXACT_LIMIT
-
-
 def open_gallery(
-    session: Session, recipe_id: str, policy: MatchPolicy, without: Collection[Hashable] = frozenset()
+    session: Session,
+    recipe_id: str,
+    policy: MatchPolicy,
+    without: Collection[Hashable] = frozenset(),
+    *,
+    exact_limit: int | None = None,
 ) -> GallerySource:
     """The gallery that a policy asks for, under a recipe.
 
     Args:
         without: detections that do not count as exemplars, because they are about to be decided.
+        exact_limit: exemplars of a branch up to which all are loaded; `EXACT_LIMIT` unless given.
     """
     branches = sorted({BASELINE, *_proposing(policy)})
     if policy.matcher == "v1_resnet50":
         return GallerySource(session, recipe_id, policy, branches, _v1_column(session, recipe_id))
     if policy.gallery == "profile":
         return GallerySource(session, recipe_id, policy, branches, _profiles(session, recipe_id, branches))
-    if _is_large(session, recipe_id, branches):
-        return GallerySource(session, recipe_id, policy, branches, None, without)
+    plans = {branch: plan_search(session, recipe_id, branch, exact_limit) for branch in _proposing(policy)}
+    if any(plan.large for plan in plans.values()):
+        return GallerySource(session, recipe_id, policy, branches, None, without, plans)
     known = load_exemplars(session, recipe_id, branches, without=without)
     return GallerySource(session, recipe_id, policy, branches, known)
+
+
+class _Census:
+    """Sex and flanks of every individual with an exemplar, without vectors: whom a query leaves uncompared."""
+
+    def __init__(self, known: Sequence[tuple[Hashable, str, Sequence[str | None]]]) -> None:
+        self._place = {key: place for place, (key, _, _) in enumerate(known)}
+        self._sex = np.array([sex for _, sex, _ in known], dtype="U7")
+        flanks = [set(flank_signs(views).tolist()) for _, _, views in known]
+        self._only = {sign: np.array([found == {sign} for found in flanks], dtype=bool) for sign in (1, -1)}
+
+    def beside(self, compared: Collection[Hashable], sex: str, viewpoints: Sequence[str | None]) -> tuple[int, int]:
+        """How many others may be meant: known by a comparable flank, and only by the other one.
+
+        Args:
+            sex: of the query; those of the other sex cannot be meant. Unknown where the policy does not care.
+        """
+        rest = np.isin(self._sex, (sex, "unknown")) if sex != "unknown" else np.ones(len(self._sex), dtype=bool)
+        rest[[self._place[key] for key in compared if key in self._place]] = False
+        signs = set(flank_signs(viewpoints).tolist())
+        other = int(np.sum(rest & self._only[-signs.pop()])) if len(signs) == 1 and signs != {0} else 0
+        return int(np.sum(rest)) - other, other
 
 
 class GallerySource:
@@ -170,35 +88,43 @@ class GallerySource:
         branches: Sequence[str],
         known: list[Known] | None,
         without: Collection[Hashable] = frozenset(),
+        plans: Mapping[str, Plan] | None = None,
     ) -> None:
         self._session = session
         self._recipe_id = recipe_id
+        self._policy = policy
         self._branches = branches
-        self._proposing = _proposing(policy)
         self._without = without
+        self._plans = plans or {}
         self._whole = None if known is None else Gallery(known)
         self._learned: dict[Hashable, Known] = {}
 
-    def for_query(self, query: Query, candidates: int = 50) -> Gallery:
-        """All individuals up to `EXACT_LIMIT` exemplars; above it the union of the nearest of each branch."""
+    def for_query(self, query: Query, candidates: int = PROPOSED) -> Gallery:
+        """All individuals of a small gallery; of a large one the union of the nearest of each branch.
+
+        The index is asked under the policy's rules of sex and flank, so that whom they rule out takes nobody's place.
+        """
         if self._whole is not None:
             return self._whole
+        sex = query.sex if self._policy.sex_rule == "narrow" else "unknown"
         owners: set[uuid.UUID] = set()
-        for branch in self._proposing:
-            for vector in query.vectors[branch].vectors:
-                found = nearest(self._session, self._recipe_id, branch, vector, candidates, method="hnsw")
+        for branch, plan in self._plans.items():
+            for vector, viewpoint in zip(query.vectors[branch].vectors, query.viewpoints, strict=True):
+                found = nearest(self._session, plan, vector, candidates, Among(sex, viewpoint))
                 owners.update(item.deer_id for item in found)
         stored = self._stored(sorted(owners - self._learned.keys(), key=str))
-        return Gallery([*stored, *self._learned.values()], left_out=len(self._everyone - owners - self._learned.keys()))
+        left_out, other_flank = self._census.beside({*owners, *self._learned}, sex, query.viewpoints)
+        return Gallery([*stored, *self._learned.values()], left_out=left_out, incomparable=other_flank)
 
     @cached_property
-    def _everyone(self) -> set[Hashable]:
-        """Individuals with an exemplar under the recipe, proposed or not."""
-        return set(
-            self._session.scalars(
-                select(ProfileExemplar.deer_id).where(ProfileExemplar.recipe_id == self._recipe_id).distinct()
-            )
+    def _census(self) -> _Census:
+        rows = self._session.execute(
+            select(ProfileExemplar.deer_id, Deer.sex, func.array_agg(func.distinct(ProfileExemplar.viewpoint)))
+            .join(Deer, Deer.id == ProfileExemplar.deer_id)
+            .where(ProfileExemplar.recipe_id == self._recipe_id, ProfileExemplar.branch == next(iter(self._plans)))
+            .group_by(ProfileExemplar.deer_id, Deer.sex)
         )
+        return _Census([(key, sex_of(sex), views) for key, sex, views in rows])
 
     def learn(self, known: Known) -> None:
         """Let later queries of this run see an individual; one that is known gains exemplars."""
@@ -262,7 +188,7 @@ def load_exemplars(
         ):
             index = place.get((key, detection))
             if index is not None:
-                matrix[index] = np.frombuffer(vector, dtype=">f4", offset=_VECTOR_HEADER)
+                matrix[index] = np.frombuffer(vector, dtype=">f4", offset=VECTOR_HEADER)
                 found[index] = True
         complete &= found
     if not complete.all():
