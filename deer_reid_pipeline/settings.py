@@ -124,9 +124,25 @@ class Settings(BaseSettings):
             validation_alias=_env("DEER_REID_BATCH_SIZE"),
             ge=1,
             le=1024,
-            description="Crops embedded and stored per transaction.",
+            description="Crops embedded and stored per transaction; on a card more, where the budget holds more.",
         ),
     ] = 32
+    precision: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_PRECISION"),
+            description="Arithmetic of the networks: auto (what was measured best), float32, bfloat16 or float16.",
+            pattern="^(auto|float32|bfloat16|float16)$",
+        ),
+    ] = "auto"
+    backend: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_BACKEND"),
+            description="What runs the networks: auto (what was measured best), torch, compile or openvino.",
+            pattern="^(auto|torch|compile|openvino)$",
+        ),
+    ] = "auto"
     vram_mb: Annotated[
         int | None,
         Field(

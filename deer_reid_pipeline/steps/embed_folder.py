@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,16 +18,20 @@ from deer_reid_pipeline.reid.similarity import FloatArray
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.detections import asks_detector, detect_boxes
-from deer_reid_pipeline.steps.images import in_batches
-from deer_reid_pipeline.steps.site import connect_site
+from deer_reid_pipeline.steps.site import connect_site, engine_options
 from deer_reid_pipeline.store.drops import QuarantineRow
 from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, build_recipe
-from deer_reid_pipeline.vision.crops import Pixels, cut_crops, decode_crop
+from deer_reid_pipeline.vision.crops import cut_crops, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError, inspect_image
 from deer_reid_pipeline.vision.detectors import Detector, open_detector
+from deer_reid_pipeline.vision.engine.settling import settle
+from deer_reid_pipeline.vision.engine.stream import Loaded, embed_stream
 from deer_reid_pipeline.vision.pool import get_embedder
 from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
+
+_Found = tuple[str, BoxRecord]
+"""A detection: its picture's name in the drop, and its box."""
 
 _VECTOR = pa.list_(pa.float32())
 SCHEMA = pa.schema(
@@ -86,26 +90,21 @@ def embed_folder(
     if any(_asks(media, detector_name) for media in contents.media):
         detector = open_detector(detector_name, settings.weight_search_dirs)
     asked = _Asked(sealed.root, detector_name, detector)
-    embedder = get_embedder(recipe, store, settings.device)
+    options = engine_options(settings)
+    embedder = get_embedder(recipe, store, settings.device, options)
+    settle(embedder, settings.models_dir, options, sum(len(m.boxes or (0,)) for m in contents.media))
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(part, SCHEMA) as writer:
-            pending: list[tuple[str, BoxRecord, Pixels]] = []
-            for item in _crops(settings, asked, contents.media, result):
-                pending.append(item)
-                if len(pending) == settings.batch_size:
-                    _write(
-                        writer,
-                        recipe.id,
-                        embedder.embed([pixels for _, _, pixels in pending]).vectors,
-                        pending,
-                    )
-                    result.rows += len(pending)
-                    pending = []
-            if pending:
-                _write(writer, recipe.id, embedder.embed([pixels for _, _, pixels in pending]).vectors, pending)
-                result.rows += len(pending)
+            load = partial(_crops, settings, asked)
+            for batch in embed_stream(embedder, contents.media, load, settings.batch_size):
+                result.quarantined += [key for key, _ in batch.failed if isinstance(key, QuarantineRow)]
+                found = [key for key in batch.keys if not isinstance(key, QuarantineRow)]
+                if found:
+                    _write(writer, recipe.id, batch.made.vectors, found)
+                result.rows += len(found)
+                report("embedding", batch.taken, len(contents.media))
         part.replace(output)
     except OSError as error:
         raise DeerReidError(f"{output} cannot be written: {error.strerror or error}") from error
@@ -140,24 +139,8 @@ class _Asked:
     detector: Detector | None
 
 
-def _crops(
-    settings: Settings, asked: _Asked, media: Sequence[MediaRecord], result: EmbedResult
-) -> Iterator[tuple[str, BoxRecord, Pixels]]:
-    """(file, box, crop) of every detection, in the drop's order; crops are those that `process` would store."""
-    done = 0
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for batch in in_batches(media, settings.batch_size):
-            looked = pool.map(lambda m: _cut(settings, asked, m), batch)
-            for item, outcome in zip(batch, looked, strict=True):
-                if isinstance(outcome, QuarantineRow):
-                    result.quarantined.append(outcome)
-                else:
-                    yield from ((item.file_path, box, pixels) for box, pixels in outcome)
-            done += len(batch)
-            report("embedding", done, len(media))
-
-
-def _cut(settings: Settings, asked: _Asked, media: MediaRecord) -> list[tuple[BoxRecord, Pixels]] | QuarantineRow:
+def _crops(settings: Settings, asked: _Asked, media: MediaRecord) -> Loaded[_Found | QuarantineRow]:
+    """The crop of every detection of a picture, those that `process` would store; or why the picture has none."""
     path = asked.root / media.file_path
     try:
         inspect_image(path)
@@ -167,11 +150,12 @@ def _cut(settings: Settings, asked: _Asked, media: MediaRecord) -> list[tuple[Bo
         if not boxes:
             return []
         crops = cut_crops(path, [(box.x, box.y, box.width, box.height) for box in boxes], SPEC)
-        return [(box, decode_crop(content)) for box, content in zip(boxes, crops, strict=True)]
+        return [((media.file_path, box), decode_crop(content)) for box, content in zip(boxes, crops, strict=True)]
     except ImageError as error:
-        return QuarantineRow(media.file_path, error.code, str(error))
+        return [(QuarantineRow(media.file_path, error.code, str(error)), error)]
     except OSError as error:
-        return QuarantineRow(media.file_path, "unreadable", f"cannot be read: {error.strerror or error}")
+        reason = f"cannot be read: {error.strerror or error}"
+        return [(QuarantineRow(media.file_path, "unreadable", reason), error)]
 
 
 def _asks(media: MediaRecord, detector_name: str) -> bool:
@@ -183,13 +167,13 @@ def _write(
     writer: pq.ParquetWriter,
     recipe_id: str,
     vectors: Mapping[str, FloatArray],
-    pending: Sequence[tuple[str, BoxRecord, Pixels]],
+    found: Sequence[_Found],
 ) -> None:
-    boxes = [box for _, box, _ in pending]
+    boxes = [box for _, box in found]
     writer.write_table(
         pa.table(
             {
-                "filePath": [name for name, _, _ in pending],
+                "filePath": [name for name, _ in found],
                 "bboxX": [box.x for box in boxes],
                 "bboxY": [box.y for box in boxes],
                 "bboxWidth": [box.width for box in boxes],

@@ -6,25 +6,33 @@ import hashlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.crops import SPEC, store_crops
 from deer_reid_pipeline.steps.drops import in_transaction
 from deer_reid_pipeline.steps.images import ascii_line, in_batches
-from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.site import Site, engine_options
 from deer_reid_pipeline.store.media import CropJob, crop_jobs, detections_without_vectors, forget_crops
 from deer_reid_pipeline.store.vectors import put_embeddings
 from deer_reid_pipeline.vision.crops import Pixels, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError
 from deer_reid_pipeline.vision.embedder import Embedder
+from deer_reid_pipeline.vision.engine.loading import Job
+from deer_reid_pipeline.vision.engine.settling import settle
+from deer_reid_pipeline.vision.engine.stream import StreamedBatch, embed_jobs
 from deer_reid_pipeline.vision.recipe import Recipe
 
 LogLine = Callable[[str], None]
 
 log = logging.getLogger(__name__)
+
+CUT_AHEAD = 64
+"""Detections whose crops are looked up, and cut where they are missing, at once."""
 
 
 @dataclass
@@ -50,7 +58,7 @@ def embed_detections(
     say: LogLine = log.info,
     step: str | None = "embeddings",
 ) -> EmbeddingReport:
-    """Embed these detections from their crops, one transaction a batch, so that a killed run loses one batch.
+    """Embed these detections from their crops, one transaction a batch, so that a killed run loses a batch or two.
 
     Args:
         say: gets one line a batch with the extraction time of each branch.
@@ -60,31 +68,59 @@ def embed_detections(
     if not todo:
         return result
     embedder = site.embedder(recipe)
-    for batch in in_batches(todo, site.settings.batch_size):
-        ids, crops = load_crops(site, batch)
-        result.without_crop += len(batch) - len(ids)
-        if ids:
-            _embed_batch(site, recipe, embedder, ids, crops, result, say)
+    settle(embedder, site.settings.models_dir, engine_options(site.settings), len(todo), say)
+    size = site.settings.batch_size
+    if embedder.device.type == "cuda":
+        size = max(size, embedder.limit.crops)
+    for batch in embed_jobs(embedder, _jobs(site, todo, result), size):
+        _store_batch(site, recipe, embedder, batch, result, say)
         if step is not None:
             report(step, result.embedded + result.without_crop, len(todo))
+    if step is not None and not result.embedded:
+        report(step, len(todo), len(todo))
     return result
 
 
-def _embed_batch(
+def _jobs(site: Site, todo: Sequence[uuid.UUID], result: EmbeddingReport) -> Iterator[Job[uuid.UUID]]:
+    """The stored crop of every detection; those that have none are counted in `result`."""
+    for batch in in_batches(todo, CUT_AHEAD):
+        store_crops_quietly(site, batch)
+        with site.database.session() as session:
+            found = {job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=batch)}
+        for key in batch:
+            job = found.get(key)
+            if job is None or job.crop_file is None:
+                result.without_crop += 1
+            else:
+                yield Job(key, site.settings.crops_dir / job.crop_file, sha256=job.crop_sha256 or "")
+
+
+def _store_batch(
     site: Site,
     recipe: Recipe,
     embedder: Embedder,
-    ids: list[uuid.UUID],
-    crops: list[Pixels],
+    batch: StreamedBatch[uuid.UUID],
     result: EmbeddingReport,
     say: LogLine,
 ) -> None:
-    made = embedder.embed(crops)
-    in_transaction(site.database, lambda session: put_embeddings(session, recipe.id, ids, made.vectors))
-    result.embedded += len(ids)
-    result.seconds.update(made.branch_seconds)
-    times = ", ".join(f"{branch} {1000 * made.branch_seconds[branch]:.0f} ms" for branch in BRANCHES)
-    say(f"embedded {len(ids)} crops: {times} (branches that share a backbone each count its one pass)")
+    """Store the vectors of a batch; crops of it that cannot be used are cut again, once."""
+    made = [(batch.keys, batch.made)]
+    if batch.failed:
+        again, crops = load_crops(site, [key for key, _ in batch.failed])
+        result.without_crop += len(batch.failed) - len(again)
+        made.append((again, embedder.embed(crops)))
+
+    def store(session: Session) -> None:
+        for ids, each in made:
+            put_embeddings(session, recipe.id, ids, each.vectors)
+
+    in_transaction(site.database, store)
+    count = sum(len(ids) for ids, _ in made)
+    seconds = sum((Counter(each.branch_seconds) for _, each in made), Counter[str]())
+    result.embedded += count
+    result.seconds.update(seconds)
+    times = ", ".join(f"{branch} {1000 * seconds[branch]:.0f} ms" for branch in BRANCHES)
+    say(f"embedded {count} crops: {times} (branches that share a backbone each count its one pass)")
 
 
 def load_crops(site: Site, batch: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], list[Pixels]]:

@@ -19,6 +19,7 @@ from deer_reid_pipeline.vision.recipe import base_name
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.vision.embedder import Embedder
+    from deer_reid_pipeline.vision.engine.options import EngineOptions
     from deer_reid_pipeline.vision.recipe import Recipe
     from deer_reid_pipeline.vision.weights import WeightStore
 
@@ -209,7 +210,14 @@ class Site:
         """The loaded model of a recipe; one a process, however many ask."""
         from deer_reid_pipeline.vision.pool import get_embedder
 
-        return get_embedder(recipe, self.weights, self.settings.device)
+        return get_embedder(recipe, self.weights, self.settings.device, engine_options(self.settings))
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """What the settings say of how vectors are computed."""
+    from deer_reid_pipeline.vision.engine.options import EngineOptions
+
+    return EngineOptions(settings.precision, settings.backend, settings.vram_mb)
 
 
 def connect_site(settings: Settings) -> Site:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from deer_reid_pipeline.vision.architectures import CHANNELS, DIMENSION
 from deer_reid_pipeline.vision.backbones import Network
 from deer_reid_pipeline.vision.features import pooled_taps
-from deer_reid_pipeline.vision.recipe import CHANNELS, DIMENSION, Backbone, Tap
+
+if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.recipe import Backbone, Tap
 
 
 class _FullPrecision(nn.Module):

@@ -1,20 +1,24 @@
 """The networks, cut off before their classifiers: several feature maps out of one forward pass.
 
 The networks themselves are torchvision's and the EfficientNet packages'; only the way through them is ours.
-Layer names and channels are in `recipe.CHANNELS`.
+Layer names and channels are in `architectures.CHANNELS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from deer_reid_pipeline.errors import WeightsError
-from deer_reid_pipeline.vision.recipe import CHANNELS, Backbone
+from deer_reid_pipeline.vision.architectures import CHANNELS
 from deer_reid_pipeline.vision.states import load_into
-from deer_reid_pipeline.vision.weights import WeightStore
+
+if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.recipe import Backbone
+    from deer_reid_pipeline.vision.weights import WeightStore
 
 Maps = dict[str, torch.Tensor]
 
@@ -27,7 +31,7 @@ class Network(nn.Module):
 
         Args:
             x: float [n, 3, height, width], normalised.
-            layers: names from `recipe.CHANNELS`.
+            layers: names from `architectures.CHANNELS`.
 
         Returns:
             layer -> feature map [n, channels, h, w]. Layers beyond the last wanted one are not computed.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deer_reid_pipeline.vision.decode import ImageError, Pixels, decode_image, image_size
+from deer_reid_pipeline.vision.decode import ImageError, Pixels, decode_image, image_size, open_upright
 
 Box = tuple[float, float, float, float]
 """x, y, width, height as shares (0 to 1) of the upright picture; x and y are the top left corner."""
@@ -79,16 +79,27 @@ def cut_crops(path: str | Path, boxes: Sequence[Sequence[float]], spec: CropSpec
         ImageError: the picture cannot be decoded.
         ValueError: a box has no area or lies outside the picture.
     """
-    width, height = image_size(path)
-    decoded: dict[int, Pixels] = {}
+    size = image_size(path)
+    decoded: dict[int, Image.Image] = {}
     encoded = []
     for box in boxes:
-        left, top, right, bottom = pixel_window(width, height, box, spec.margin)
-        divisor = _divisor(max(right - left, bottom - top), spec.max_side)
-        if divisor not in decoded:
-            decoded[divisor] = decode_image(path, min_long_side=max(width, height) // divisor)
-        encoded.append(encode_crop(cut_crop(decoded[divisor], box, spec), spec))
+        side = _long_side(size, box, spec)
+        if side not in decoded:
+            decoded[side] = open_upright(path, side)
+        window = pixel_window(*decoded[side].size, box, spec.margin)
+        part = np.asarray(decoded[side].crop(window))
+        encoded.append(encode_crop(_shrink(part, spec.max_side), spec))
     return encoded
+
+
+def decode_for_crop(path: str | Path, box: Sequence[float], spec: CropSpec = CropSpec()) -> Pixels:
+    """The whole picture, uint8 [h, w, 3], at the scale at which `cut_crops` cuts this box out of it.
+
+    Raises:
+        ImageError: the picture cannot be decoded.
+        ValueError: the box has no area or lies outside the picture.
+    """
+    return decode_image(path, min_long_side=_long_side(image_size(path), box, spec))
 
 
 def encode_crop(pixels: Pixels, spec: CropSpec = CropSpec()) -> bytes:
@@ -171,6 +182,12 @@ def _shrink(pixels: Pixels, max_side: int) -> Pixels:
         return np.ascontiguousarray(pixels)
     size = fitted_size(width, height, max_side, max_side)
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.LANCZOS))
+
+
+def _long_side(size: tuple[int, int], box: Sequence[float], spec: CropSpec) -> int:
+    """Pixels that a picture's long side must keep so that this box has all the pixels that its crop keeps."""
+    left, top, right, bottom = pixel_window(*size, box, spec.margin)
+    return max(size) // _divisor(max(right - left, bottom - top), spec.max_side)
 
 
 def _divisor(crop_side: int, max_side: int) -> int:

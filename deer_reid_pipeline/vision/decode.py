@@ -31,6 +31,7 @@ __all__ = [
     "decode_image",
     "image_size",
     "inspect_image",
+    "open_upright",
 ]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "MPO")
@@ -102,13 +103,24 @@ def decode_image(
     Raises:
         ImageError: with a code of `CODES`.
     """
+    return np.ascontiguousarray(np.asarray(open_upright(path, min_long_side, max_megapixels)))
+
+
+def open_upright(
+    path: str | Path, min_long_side: int | None = None, max_megapixels: float = MAX_MEGAPIXELS
+) -> Image.Image:
+    """What `decode_image` gives, as a Pillow image: who wants a part of it need not copy all of it.
+
+    Raises:
+        ImageError: with a code of `CODES`.
+    """
     with _opened(Path(path)) as image:
         _check_size(image, Path(path), max_megapixels, 1)
         if min_long_side is not None:
             _draft(image, min_long_side)
         orientation = _orientation(image)
         pixels = to_rgb(image)
-    return np.ascontiguousarray(np.asarray(_upright(pixels, orientation)))
+    return _upright(pixels, orientation)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

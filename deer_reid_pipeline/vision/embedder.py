@@ -1,26 +1,38 @@
-"""Crops in, unit vectors out, by a recipe. The same vectors in any batch, thread or process."""
+"""Crops in, unit vectors out, by a recipe. The same vectors in any batch, thread or process that computes alike.
+
+How is a plan (`engine.options`): float32 as loaded, unless somebody chose another that passed its self-test.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.vision.architectures import DIMENSION
 from deer_reid_pipeline.vision.backbones import Network, load_backbone
 from deer_reid_pipeline.vision.decode import Pixels
-from deer_reid_pipeline.vision.features import lay_out, mean_direction, normalise, pooled_taps
+from deer_reid_pipeline.vision.engine.backends import Runner, build_runner
+from deer_reid_pipeline.vision.engine.batches import BatchLimit
+from deer_reid_pipeline.vision.engine.options import PLAIN, Choice, Plan
+from deer_reid_pipeline.vision.features import lay_out, mean_direction
 from deer_reid_pipeline.vision.projections import Projector
-from deer_reid_pipeline.vision.recipe import DIMENSION, Preprocess, Recipe, Tap
-from deer_reid_pipeline.vision.weights import WeightStore
+from deer_reid_pipeline.vision.trunk import Trunk
 
-MAX_BATCH = 32
+if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.recipe import Backbone, Preprocess, Recipe, Tap
+    from deer_reid_pipeline.vision.weights import WeightStore
+
+Prepared = tuple[NDArray[np.uint8], ...]
+"""One crop laid out for every view that the recipe looks at it by: uint8 [height, width, 3] each."""
 
 
 class EmbeddingError(DeerReidError):
@@ -87,20 +99,28 @@ class Embedder:
         store: where its weights and projections are.
         device: see `resolve_device`.
         threads: CPU threads of torch in this process; None leaves them as they are.
+        load: gives the network of a backbone; another than the recipe's only where speed alone is measured.
 
     Raises:
         WeightsError: weights or projections are missing, damaged or do not fit.
         EmbeddingError: the device is absent.
     """
 
-    def __init__(self, recipe: Recipe, store: WeightStore, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: WeightStore,
+        device: str = "auto",
+        threads: int | None = None,
+        load: Callable[[Backbone, WeightStore], Network] = load_backbone,
+    ) -> None:
         self.recipe = recipe
         self.device = resolve_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         used = {branch.backbone for branch in recipe.branches.values()}
-        self._networks = {
-            key: load_backbone(backbone, store).to(memory_format=torch.channels_last).to(self.device)
+        self.trunks = {
+            key: Trunk(load(backbone, store), backbone.preprocess.each_view()[0], self._taps(key))
             for key, backbone in recipe.backbones.items()
             if key in used
         }
@@ -108,23 +128,89 @@ class Embedder:
             name: Projector(branch, recipe.features(name), store.models.load(branch.projection.sha256)).to(self.device)
             for name, branch in recipe.branches.items()
         }
+        self.limit = BatchLimit()
+        self.plan: Plan = dict.fromkeys(self.trunks, PLAIN)
+        self._ready: dict[tuple[str, Choice, int], Runner] = {}
         self._forward = threading.Lock()
 
+    def runner(self, key: str, choice: Choice) -> Runner:
+        """A backbone made ready to be computed in this way; made once, until `release`.
+
+        Raises:
+            BackendError: the library is absent, or cannot take this network.
+        """
+        name = (key, choice, self.limit.crops if choice.backend == "compile" else 0)
+        if name not in self._ready:
+            self._ready[name] = build_runner(self.trunks[key], choice, self.device, self.limit.crops)
+        return self._ready[name]
+
+    def projector(self, branch: str) -> Projector:
+        """What brings a branch's pooled taps to its unit vector, on the device."""
+        return self._projectors[branch]
+
+    def use(self, plan: Plan) -> None:
+        """Compute in this way from the next batch on; backbones that the plan does not name stay as they are.
+
+        Raises:
+            BackendError: a library is absent, or cannot take a network; then nothing is changed.
+        """
+        for key, choice in plan.items():
+            self.runner(key, choice)
+        with self._forward:
+            self.plan = {**self.plan, **plan}
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the networks that were made ready and are not computed with."""
+        with self._forward:
+            in_use = {name: ready for name, ready in self._ready.items() if name[1] in (PLAIN, self.plan[name[0]])}
+            self._ready = in_use
+
     def embed(self, crops: Sequence[Pixels]) -> EmbeddedBatch:
-        """Vectors of crops (uint8 [h, w, 3] RGB, any sizes, as `decode_crop` gives them); more than 32 run in
-        turns.
+        """Vectors of crops (uint8 [h, w, 3] RGB, any sizes, as `decode_crop` gives them); more than
+        `limit` run in turns.
 
         Raises:
             EmbeddingError: a vector is not finite, or has no direction.
             ValueError: a crop is not uint8 [h, w, 3].
         """
-        parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.recipe.branches}
         seconds: dict[str, float] = {}
-        for start in range(0, len(crops), MAX_BATCH):
-            for name, values in self._embed(crops[start : start + MAX_BATCH], seconds).items():
-                parts[name].append(values)
+
+        def part(start: int, end: int) -> dict[str, NDArray[np.float32]]:
+            with self._timed("preprocess", seconds):
+                laid_out = {spec: lay_out(crops[start:end], spec) for spec in self.layouts()}
+            return self._vectors(laid_out, seconds)
+
+        return self._checked(self.limit.run(len(crops), part), seconds)
+
+    def prepare(self, crop: Pixels) -> Prepared:
+        """Lay one crop out for the network, on any thread.
+
+        Raises:
+            ValueError: it is not uint8 [h, w, 3].
+        """
+        return tuple(lay_out([crop], spec)[0] for spec in self.layouts())
+
+    def embed_prepared(self, crops: Sequence[Prepared]) -> EmbeddedBatch:
+        """Vectors of crops that `prepare` laid out; the same as `embed` gives.
+
+        Raises:
+            EmbeddingError: a vector is not finite, or has no direction.
+        """
+        seconds: dict[str, float] = {}
+
+        def part(start: int, end: int) -> dict[str, NDArray[np.float32]]:
+            with self._timed("preprocess", seconds):
+                views = zip(self.layouts(), zip(*crops[start:end], strict=True), strict=True)
+                laid_out = {spec: np.stack(each) for spec, each in views}
+            return self._vectors(laid_out, seconds)
+
+        return self._checked(self.limit.run(len(crops), part), seconds)
+
+    def _checked(self, parts: list[dict[str, NDArray[np.float32]]], seconds: dict[str, float]) -> EmbeddedBatch:
         vectors = {
-            name: np.concatenate(each) if each else np.zeros((0, DIMENSION), np.float32) for name, each in parts.items()
+            name: np.concatenate([part[name] for part in parts]) if parts else np.zeros((0, DIMENSION), np.float32)
+            for name in self.recipe.branches
         }
         for name, values in vectors.items():
             norms = np.linalg.norm(values, axis=1)
@@ -147,51 +233,64 @@ class Embedder:
         """(backbone key, tap) -> features before projection, float32 [n, features]; what projections are
         fitted on."""
         parts: dict[tuple[str, Tap], list[NDArray[np.float32]]] = {}
-        for start in range(0, len(crops), MAX_BATCH):
-            for found in self._pooled(crops[start : start + MAX_BATCH], {}).items():
-                for tap, values in found[1].items():
-                    parts.setdefault((found[0], tap), []).append(values.cpu().numpy())
+
+        def part(start: int, end: int) -> None:
+            with self._forward, precision(self.device):
+                for key, trunk in self.trunks.items():
+                    batch = lay_out(crops[start:end], self.recipe.backbones[key].preprocess.each_view()[0])
+                    for tap, values in zip(trunk.taps, self.runner(key, PLAIN)(self._moved(batch)), strict=True):
+                        parts.setdefault((key, tap), []).append(values.cpu().numpy())
+
+        self.limit.run(len(crops), part)
         return {key: np.concatenate(each) for key, each in parts.items()}
 
-    def _embed(self, crops: Sequence[Pixels], seconds: dict[str, float]) -> dict[str, NDArray[np.float32]]:
-        with self._timed("preprocess", seconds):
-            laid_out = {spec: lay_out(crops, spec) for spec in self._layouts()}
-        vectors = {}
-        with self._forward, precision(self.device):
-            for key, network in self._networks.items():
-                branches = {name: each for name, each in self.recipe.branches.items() if each.backbone == key}
-                views = self.recipe.backbones[key].preprocess.each_view()
-                seen: dict[str, list[torch.Tensor]] = {name: [] for name in branches}
-                for spec in views:
-                    pooled = self._taps(key, network, laid_out[spec], spec, seconds)
-                    for name in branches:
-                        with self._timed(f"project:{name}", seconds):
-                            seen[name].append(self._projectors[name](pooled))
+    def vectors_of(
+        self,
+        key: str,
+        runner: Runner,
+        laid_out: Mapping[Preprocess, NDArray[np.uint8]],
+        seconds: dict[str, float] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """branch -> float32 [n, 512] for the branches of one backbone, computed by `runner`; not checked.
+
+        Args:
+            laid_out: uint8 [n, height, width, 3] for each view of the backbone.
+        """
+        seconds = {} if seconds is None else seconds
+        taps = self.trunks[key].taps
+        seen: dict[str, list[torch.Tensor]] = {n: [] for n, b in self.recipe.branches.items() if b.backbone == key}
+        with precision(self.device):
+            for spec in self.recipe.backbones[key].preprocess.each_view():
+                with self._timed(f"backbone:{key}", seconds):
+                    pooled = dict(zip(taps, runner(self._moved(laid_out[spec])), strict=True))
                 for name, each in seen.items():
-                    vectors[name] = mean_direction(each).cpu().numpy()
-        return {name: vectors[name] for name in self.recipe.branches}
+                    with self._timed(f"project:{name}", seconds):
+                        each.append(self._projectors[name](pooled))
+            return {name: mean_direction(each).cpu().numpy() for name, each in seen.items()}
 
-    def _pooled(self, crops: Sequence[Pixels], seconds: dict[str, float]) -> dict[str, dict[Tap, torch.Tensor]]:
-        """Taps of the first view."""
-        pooled = {}
-        with self._forward, precision(self.device):
-            for key, network in self._networks.items():
-                spec = self.recipe.backbones[key].preprocess.each_view()[0]
-                pooled[key] = self._taps(key, network, lay_out(crops, spec), spec, seconds)
-        return pooled
-
-    def _taps(
-        self, key: str, network: Network, batch: NDArray[np.uint8], spec: Preprocess, seconds: dict[str, float]
-    ) -> dict[Tap, torch.Tensor]:
-        taps = [t for b in self.recipe.branches.values() if b.backbone == key for t in b.taps]
-        with self._timed(f"backbone:{key}", seconds):
-            x = normalise(batch, spec, self.device)
-            return pooled_taps(network, x.contiguous(memory_format=torch.channels_last), taps)
-
-    def _layouts(self) -> list[Preprocess]:
+    def layouts(self) -> list[Preprocess]:
         """The different layouts that the backbones want, one a view, each made once."""
-        specs = (self.recipe.backbones[key].preprocess for key in self._networks)
+        specs = (self.recipe.backbones[key].preprocess for key in self.trunks)
         return list(dict.fromkeys(view for spec in specs for view in spec.each_view()))
+
+    def _vectors(
+        self, laid_out: Mapping[Preprocess, NDArray[np.uint8]], seconds: dict[str, float]
+    ) -> dict[str, NDArray[np.float32]]:
+        vectors: dict[str, NDArray[np.float32]] = {}
+        with self._forward:
+            for key, choice in self.plan.items():
+                vectors.update(self.vectors_of(key, self.runner(key, choice), laid_out, seconds))
+        return vectors
+
+    def _moved(self, batch: NDArray[np.uint8]) -> torch.Tensor:
+        """Bytes travel, not floats; to a CUDA device from pinned memory, so that the copy does not hold up the host."""
+        tensor = torch.from_numpy(batch)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _taps(self, key: str) -> list[Tap]:
+        return [tap for branch in self.recipe.branches.values() if branch.backbone == key for tap in branch.taps]
 
     def _branch_seconds(self, seconds: dict[str, float]) -> dict[str, float]:
         return {

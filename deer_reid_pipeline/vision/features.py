@@ -4,6 +4,7 @@ projections."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torch.nn import functional
 from deer_reid_pipeline.vision.backbones import Network
 from deer_reid_pipeline.vision.crops import inner_part, letterbox, squash
 from deer_reid_pipeline.vision.decode import Pixels
-from deer_reid_pipeline.vision.recipe import Preprocess, Tap
+
+if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.recipe import Preprocess, Tap
 
 _GEM_FLOOR = 1e-6
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 
 from deer_reid_pipeline.vision.embedder import Embedder, resolve_device
+from deer_reid_pipeline.vision.engine.options import AUTO, EngineOptions
+from deer_reid_pipeline.vision.engine.settling import begin
 from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 
-_Key = tuple[str, str]
+_Key = tuple[str, str, EngineOptions]
 
 _embedders: dict[_Key, Embedder] = {}
 _loading: dict[_Key, _Loading] = {}
@@ -24,15 +26,15 @@ class _Loading:
         self.error: BaseException | None = None
 
 
-def get_embedder(recipe: Recipe, store: WeightStore, device: str = "auto") -> Embedder:
+def get_embedder(recipe: Recipe, store: WeightStore, device: str = "auto", options: EngineOptions = AUTO) -> Embedder:
     """The process's embedder for this recipe on this device, loaded and warmed up by the first caller while the
-    others wait.
+    others wait. It computes as was found best here before, see `engine.settling`.
 
     Raises:
         WeightsError, EmbeddingError: loading failed; every waiting caller gets the error, the next call tries
         again.
     """
-    key = (recipe.id, str(resolve_device(device)))
+    key = (recipe.id, str(resolve_device(device)), options)
     found = _embedders.get(key)
     if found is not None:
         return found
@@ -61,6 +63,7 @@ def forget_embedders() -> None:
 def _load(key: _Key, loading: _Loading, recipe: Recipe, store: WeightStore) -> None:
     try:
         embedder = Embedder(recipe, store, key[1])
+        begin(embedder, store.models.folder, key[2])
         embedder.warm_up()
         loading.embedder = embedder
     except BaseException as error:

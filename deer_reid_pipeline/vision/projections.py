@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deer_reid_pipeline.errors import WeightsError
+from deer_reid_pipeline.vision.architectures import DIMENSION
 from deer_reid_pipeline.vision.model_files import ModelFiles
-from deer_reid_pipeline.vision.recipe import DIMENSION, Branch, Projection, Tap
+
+if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.recipe import Branch, Projection, Tap
 
 _CENTRE_STEPS = 16
 """Centres are rounded to 1/16 of their rms (a power of two): float noise between machines (about 1e-6 of it)
@@ -66,6 +70,8 @@ def linear_projection(models: ModelFiles, features: Sequence[int], outputs: Sequ
     Args:
         features: length of each pooled tap; outputs: width that each is brought to (512 in sum).
     """
+    from deer_reid_pipeline.vision.recipe import Projection
+
     tensors = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -90,6 +96,8 @@ def sign_projection(
         seed: text that the signs are drawn from.
         calibration: digest of the calibration pictures, for the record.
     """
+    from deer_reid_pipeline.vision.recipe import Projection
+
     tensors = {}
     for index, (values, out) in enumerate(zip(pooled, outputs, strict=True)):
         centre, scale = centre_and_scale(values)

@@ -14,20 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.vision.architectures import BRANCHES, CHANNELS, DIMENSION
 from deer_reid_pipeline.vision.crops import CropSpec
 
 FORMAT_VERSION = 1
-DIMENSION = 512
-BRANCHES = ("baseline", "multiscale", "efficientnet")
-
-CHANNELS: dict[str, dict[str, int]] = {
-    "resnet50": {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048},
-    "efficientnet_b0": {"stride8": 40, "stride16": 112, "stride32": 320, "head": 1280},
-    "efficientnet_lite0": {"stride8": 40, "stride16": 112, "stride32": 320, "head": 1280},
-    "efficientnet_lite2": {"stride8": 48, "stride16": 120, "stride32": 352, "head": 1280},
-    "mobilenet_v2": {"stride8": 32, "stride16": 96, "stride32": 320, "head": 1280},
-}
-"""Architecture -> the feature maps that can be tapped -> their channels."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Colour = tuple[float, float, float]

@@ -1,0 +1,138 @@
+"""When to measure and what to use: nobody waits for a measurement that the work ahead does not pay for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deer_reid_pipeline.errors import WeightsError
+from deer_reid_pipeline.vision.decode import Pixels
+from deer_reid_pipeline.vision.embedder import Embedder
+from deer_reid_pipeline.vision.engine.backends import BackendError
+from deer_reid_pipeline.vision.engine.batches import largest_batch, peak_bytes, vram_budget
+from deer_reid_pipeline.vision.engine.choosing import Decision, keep, kept, measure
+from deer_reid_pipeline.vision.engine.options import PLAIN, EngineOptions
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+QUICK_FROM = 60.0
+"""Seconds of work ahead from which trying what starts at once (about 15 s here) is worth it."""
+FULL_FROM = 900.0
+"""Seconds of work ahead from which trying every library (minutes) is worth it."""
+GAIN_OVER_START = 3.0
+"""A library that takes long to start must save this many times its start."""
+
+
+def _drawn_pictures() -> Sequence[Pixels]:
+    # Only who measures loads the catalogue, which needs packages that computing does not.
+    from deer_reid_pipeline.vision.catalog import drawn_pictures
+
+    return drawn_pictures()
+
+
+def begin(embedder: Embedder, folder: Path, options: EngineOptions) -> None:
+    """At loading: fit the batch to the card, and use what was found here before and is ready at once."""
+    if embedder.device.type == "cuda":
+        fit_batch(embedder, options)
+    decision = kept(folder, embedder)
+    if decision is not None:
+        _use(embedder, decision, options, quick_start=True)
+
+
+def settle(
+    embedder: Embedder,
+    folder: Path,
+    options: EngineOptions,
+    backlog: int,
+    say: Say = log.info,
+    pictures: Callable[[], Sequence[Pixels]] = _drawn_pictures,
+) -> Decision | None:
+    """Before `backlog` crops are embedded: measure if it pays or was asked for, and compute in the best way that pays.
+
+    Args:
+        folder: the model store; what was measured is kept in it.
+        pictures: gives the calibration pictures; called only to measure.
+
+    Returns:
+        What was measured, now or before; None where nothing was.
+    """
+    decision = kept(folder, embedder)
+    if decision is None or not decision.full:
+        ahead = backlog * _seconds_a_crop(embedder) if backlog else 0.0
+        slow_asked = options.backend not in ("auto", "torch") and backlog > 0
+        narrow_asked = options.precision not in ("auto", "float32") and backlog > 0
+        full = ahead >= FULL_FROM or slow_asked
+        if full or (decision is None and (ahead >= QUICK_FROM or narrow_asked)):
+            decision = measure_and_keep(embedder, folder, full, say, pictures)
+    if decision is not None:
+        quick, best = decision.plan(options, quick_start=True), decision.plan(options)
+        saved = backlog * (decision.seconds_a_crop(quick) - decision.seconds_a_crop(best))
+        pays = saved > GAIN_OVER_START * decision.start_seconds(best)
+        _use(embedder, decision, options, quick_start=not pays, say=say)
+    return decision
+
+
+def measure_and_keep(
+    embedder: Embedder,
+    folder: Path,
+    full: bool = True,
+    say: Say = log.info,
+    pictures: Callable[[], Sequence[Pixels]] = _drawn_pictures,
+) -> Decision:
+    """Measure on request, and keep what was found."""
+    say(f"measuring how recipe {embedder.recipe.id} is computed fastest here (once, and again when something changes)")
+    decision = measure(embedder, pictures(), full, say=say)
+    try:
+        keep(folder, embedder, decision)
+    except WeightsError as error:
+        log.warning("what was measured cannot be kept, and will be measured again: %s", error)
+    return decision
+
+
+def fit_batch(embedder: Embedder, options: EngineOptions) -> int:
+    """Set the largest batch that stays within the memory budget of the card; returns it."""
+    budget = vram_budget(options.vram_mb, embedder.device)
+    crop = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+
+    def work(size: int) -> None:
+        embedder.limit.crops = size
+        embedder.embed([crop] * size)
+
+    embedder.limit.crops = largest_batch(peak_bytes(work, embedder.device), budget)
+    torch.cuda.empty_cache()
+    log.info("batches of %d crops stay within %d MiB of the card", embedder.limit.crops, budget // 2**20)
+    return embedder.limit.crops
+
+
+def _use(
+    embedder: Embedder, decision: Decision, options: EngineOptions, quick_start: bool, say: Say = log.info
+) -> None:
+    plan = decision.plan(options, quick_start)
+    if options.precision != "auto" or options.backend != "auto":
+        for trial in decision.trials:
+            if trial.reason and options.allows(trial.choice) and plan[trial.backbone] == PLAIN:
+                log.warning("what was asked for is not used: %s", trial.describe())
+    if dict(plan) == dict(embedder.plan):
+        return
+    try:
+        embedder.use(plan)
+    except BackendError as error:
+        log.warning("going on as before, because what was measured cannot be used now: %s", error)
+        return
+    say("computing " + ", ".join(f"{key} by {choice}" for key, choice in plan.items()))
+
+
+def _seconds_a_crop(embedder: Embedder) -> float:
+    """Of this recipe as it is computed now, from one batch of noise."""
+    crop = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    count = min(8, embedder.limit.crops)
+    start = time.perf_counter()
+    embedder.embed([crop] * count)
+    return (time.perf_counter() - start) / count

@@ -1,0 +1,117 @@
+"""Embedding what is stored: by the engine, a transaction a batch, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.progress import listening
+from deer_reid_pipeline.reid.similarity import BRANCHES
+from deer_reid_pipeline.steps import embeddings
+from deer_reid_pipeline.steps.crops import store_crops
+from deer_reid_pipeline.steps.detections import store_detections
+from deer_reid_pipeline.steps.drops import register_drop
+from deer_reid_pipeline.steps.embeddings import embed_detections, embed_drop, load_crops
+from deer_reid_pipeline.steps.images import store_images
+from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store.media import detections_without_vectors
+from deer_reid_pipeline.vision.decode import Pixels
+from deer_reid_pipeline.vision.engine.options import PLAIN
+from deer_reid_pipeline_tests.sites import query
+
+
+@pytest.fixture
+def drop(site: Site, herd: Path) -> str:
+    """A drawn herd with its crops cut, in batches of four, and nothing embedded."""
+    site.settings.batch_size = 4
+    key = register_drop(site, herd, "auto").key
+    store_images(site, key)
+    store_detections(site, key)
+    store_crops(site, drop_key=key)
+    return key
+
+
+def vectors(site: Site) -> int:
+    return int(query(site, "SELECT count(*) FROM embeddings")[0][0])
+
+
+def test_stored_vectors_are_those_of_the_stored_crops(site: Site, drop: str) -> None:
+    recipe = site.matcher().recipe
+    told: list[tuple[int, int]] = []
+    said: list[str] = []
+    with listening(lambda step, done, total: told.append((done, total))):
+        report = embed_drop(site, recipe, drop, said.append)
+    total = report.embedded
+    assert vectors(site) == total * len(BRANCHES) > 0
+    assert [done for done, _ in told] == [min(total, 4 * turn) for turn in range(1, -(-total // 4) + 1)]
+    assert len(said) == len(told)
+    ids = [row[0] for row in query(site, "SELECT DISTINCT detection_id FROM embeddings ORDER BY 1 LIMIT 3")]
+    found, crops = load_crops(site, ids)
+    embedder = site.embedder(recipe)
+    assert dict(embedder.plan) == dict.fromkeys(embedder.trunks, PLAIN), "so little work is not measured for"
+    expected = embedder.embed(crops).vectors
+    rows = query(site, "SELECT detection_id, branch, vector FROM embeddings")
+    stored = {(row[0], row[1]): np.array(json.loads(row[2])) for row in rows}
+    for name in BRANCHES:
+        for key, vector in zip(found, expected[name], strict=True):
+            assert float(stored[key, name] @ vector) >= 0.9999
+
+
+def test_a_run_that_dies_loses_only_what_was_under_way(site: Site, drop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = site.matcher().recipe
+    with site.database.session() as session:
+        todo = detections_without_vectors(session, recipe.id, BRANCHES, drop_key=drop)
+    embedder = site.embedder(recipe)
+    whole, calls = embedder.embed_prepared, []
+
+    def failing(crops: list[tuple[Pixels, ...]]) -> object:
+        calls.append(len(crops))
+        if len(calls) == 3:
+            raise DeerReidError("the third batch fails")
+        return whole(crops)
+
+    monkeypatch.setattr(embedder, "embed_prepared", failing)
+    with pytest.raises(DeerReidError, match="third batch"):
+        embed_detections(site, recipe, todo)
+    assert vectors(site) == 8 * len(BRANCHES), "both batches before it are stored"
+    monkeypatch.setattr(embedder, "embed_prepared", whole)
+    report = embed_drop(site, recipe, drop)
+    assert report.embedded == len(todo) - 8
+    assert vectors(site) == len(todo) * len(BRANCHES)
+
+
+def test_crops_that_are_lost_are_counted_and_cut_again_where_that_can_be(
+    site: Site, drop: str, herd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = site.matcher().recipe
+    with site.database.session() as session:
+        todo = detections_without_vectors(session, recipe.id, BRANCHES, drop_key=drop)
+    files = {row[0]: row[1] for row in query(site, "SELECT detection_id, file FROM detection_crops")}
+    damaged, gone = (site.settings.crops_dir / files[key] for key in todo[:2])
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:100])
+    gone.unlink()
+    of_the_gone = "SELECT path FROM images WHERE id = (SELECT image_id FROM detections WHERE id = :id)"
+    picture = Path(query(site, of_the_gone, id=todo[1])[0][0])
+    away = picture.with_suffix(".away")
+    told: list[int] = []
+    picture.rename(away)
+    try:
+        with listening(lambda step, done, total: told.append(done)):
+            report = embed_detections(site, recipe, todo, step="embeddings")
+    finally:
+        away.rename(picture)
+    lost = len(todo) - report.embedded
+    assert lost == report.without_crop >= 1
+    assert told[-1] == len(todo)
+    assert damaged.read_bytes() == whole
+    assert embeddings.embed_drop(site, recipe, drop).embedded == lost
+
+
+def test_nothing_to_do_loads_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Site, "embedder", lambda *_: pytest.fail("a model was loaded"))
+    assert embed_detections(site, site.matcher().recipe, []).embedded == 0
