@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.shipped import shipped
 
 WORKER_TAG = "deer_reid/worker"
+"""RUN_ID@HOST:PID:START; the run's own id, because a retry copies the tags of the run before it."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,16 @@ def run_job(
         job = defs.resolve_job_def(job_name)
         if partition_key is not None and job.partitions_def == image_drop_partitions:
             instance.add_dynamic_partitions(str(image_drop_partitions.name), [partition_key])
+        run_id = str(uuid.uuid4())
         result = job.execute_in_process(
+            run_id=run_id,
             instance=instance,
             partition_key=partition_key,
             run_config={
                 **(config or {}),
                 "loggers": {"console": {"config": {"log_level": "INFO" if verbose else "CRITICAL"}}},
             },
-            tags={WORKER_TAG: worker_identity()},
+            tags={WORKER_TAG: worker_tag(run_id, worker_identity())},
             raise_on_error=False,
         )
     if any(_was_interrupted(event) for event in result.all_events if event.is_step_failure):
@@ -93,6 +97,11 @@ def _first_error(result: dg.ExecuteInProcessResult) -> str:
         if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             return f"check {check.check_name} of {check.asset_key.to_user_string()} failed"
     return "the run failed; its log is in the UI (`deer-reid serve`)"
+
+
+def worker_tag(run_id: str, identity: str) -> str:
+    """The value of `WORKER_TAG` that says which process runs a run."""
+    return f"{run_id}@{identity}"
 
 
 def worker_identity(pid: int | None = None) -> str:
@@ -131,8 +140,8 @@ def close_dead_runs(instance: dg.DagsterInstance) -> int:
         ]
     )
     for run in instance.get_runs(running):
-        identity = run.tags.get(WORKER_TAG)
-        if identity is not None and _is_dead(identity):
+        owner, _, identity = run.tags.get(WORKER_TAG, "").partition("@")
+        if owner == run.run_id and _is_dead(identity):
             instance.report_run_failed(run, "The process of this run was killed. Running again goes on where it was.")
             closed += 1
     return closed

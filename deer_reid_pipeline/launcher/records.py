@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 WORKER_TAG = "deer_reid/run_worker"
 PLACEMENT_TAG = "deer_reid/placement"
-IN_PROCESS_TAG = "deer_reid/worker"
-"""Names the process of a run that the command line runs itself; copied onto a launched run it would name a dead one."""
 
 WAITING = "waiting"
 DELEGATE = "delegate"

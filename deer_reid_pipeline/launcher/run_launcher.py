@@ -38,7 +38,6 @@ from deer_reid_pipeline.launcher.placing import place
 from deer_reid_pipeline.launcher.process_back_end import ProcessBackEnd
 from deer_reid_pipeline.launcher.records import (
     DELEGATE,
-    IN_PROCESS_TAG,
     PLACEMENT_TAG,
     WAITING,
     WorkerRecord,
@@ -118,9 +117,6 @@ class GpuRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             DagsterLaunchFailedError: its worker ended at once.
         """
         run = context.dagster_run
-        if IN_PROCESS_TAG in run.tags:
-            # Copied from a run of the command line, whose process is gone: this run would be taken for dead as well.
-            self._instance.add_run_tags(run.run_id, {IN_PROCESS_TAG: "launched"})
         wanted, why = wants_gpu(run, self._instance, self._options.pools)
         if not wanted:
             self._start(context, self._cpu, None, f"cpu: {why}")

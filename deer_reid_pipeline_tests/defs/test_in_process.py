@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 
 import dagster as dg
 import psutil
 import pytest
 
-from deer_reid_pipeline.defs.in_process import WORKER_TAG, close_dead_runs, worker_identity
+from deer_reid_pipeline.defs.in_process import WORKER_TAG, close_dead_runs, worker_identity, worker_tag
 
 
 @dg.op
@@ -49,8 +50,9 @@ def identity(process: psutil.Process) -> str:
 def run_of(
     instance: dg.DagsterInstance, worker: str | None, status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED
 ) -> str:
-    tags = {} if worker is None else {WORKER_TAG: worker}
-    return instance.create_run_for_job(_some_job, tags=tags, status=status).run_id
+    run_id = str(uuid.uuid4())
+    tags = {} if worker is None else {WORKER_TAG: worker_tag(run_id, worker)}
+    return instance.create_run_for_job(_some_job, run_id=run_id, tags=tags, status=status).run_id
 
 
 def status_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
@@ -107,6 +109,13 @@ def test_living_and_foreign_runs_are_left_alone(instance: dg.DagsterInstance, ot
     ]
     assert close_dead_runs(instance) == 0
     assert {status_of(instance, run_id) for run_id in alive} == {STARTED}
+
+
+def test_a_retry_that_copied_the_tag_of_a_dead_run_is_left_alone(instance: dg.DagsterInstance) -> None:
+    tags = {WORKER_TAG: worker_tag(str(uuid.uuid4()), f"{socket.gethostname()}:{2**22 + 1}:1.00")}
+    run = instance.create_run_for_job(_some_job, tags=tags, status=STARTED)
+    assert close_dead_runs(instance) == 0
+    assert status_of(instance, run.run_id) == STARTED
 
 
 @pytest.mark.parametrize(

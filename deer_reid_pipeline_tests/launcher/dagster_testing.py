@@ -16,7 +16,6 @@ from dagster._core.test_utils import create_test_daemon_workspace_context, insta
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.backfill import execute_backfill_iteration
-from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster_graphql.schema import create_schema
 
@@ -134,10 +133,6 @@ class DaemonRounds:
             assert error is None
         self.instance.stop_sensor(sensor.get_remote_origin_id(), sensor.selector_id, sensor)
         return self._since(before)
-
-    def monitor(self) -> list[Any]:
-        """One round of the run monitor; returns the errors that it met."""
-        return [error for error in execute_run_monitoring_iteration(self._context, logging.getLogger("m")) if error]
 
     def _launch(self, selector: dict[str, Any]) -> list[dg.DagsterRun]:
         before = self._run_ids()
