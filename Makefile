@@ -10,6 +10,8 @@ USED_HOME = $(if $(or $(PICTURES),$(wildcard $(OWN_HOME)/postgres)),$(OWN_HOME),
 HOMES = DEER_REID_HOME="$${DEER_REID_HOME:-$(USED_HOME)}" DAGSTER_HOME="$${DAGSTER_HOME:-$${DEER_REID_HOME:-$(USED_HOME)}/dagster}"
 SAMPLE_HOMES = DEER_REID_HOME="$${DEER_REID_HOME:-$(SAMPLE_HOME)}" DAGSTER_HOME="$${DAGSTER_HOME:-$${DEER_REID_HOME:-$(SAMPLE_HOME)}/dagster}"
 PORT ?= 3000
+# Tests run in as many processes, a file never in two; each has a database server of its own.
+WORKERS ?= 2
 
 export DEER_REID_DATA ?= $(CURDIR)/../shared/data
 export DAGSTER_DISABLE_TELEMETRY := 1
@@ -42,7 +44,7 @@ endif
 	@echo "Next: 'make run PICTURES=your/folder' for your own pictures, 'make serve' to walk the lineage in the UI."
 
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## Run the long tests too
 	@$(BIN)/python -m pytest
