@@ -47,6 +47,8 @@ class Projector(nn.Module):
                 raise WeightsError(
                     f"projection {branch.projection.sha256[:12]} has tap{index} of shape {shape}, not {(out, size)}"
                 )
+            if not all(bool(torch.isfinite(each).all()) for each in (weight, bias) if each is not None):
+                raise WeightsError(f"projection {branch.projection.sha256[:12]} holds numbers that are not finite")
             self.register_buffer(f"weight{index}", weight.float())
             self.register_buffer(f"bias{index}", None if bias is None else bias.float())
         if set(tensors) - expected:

@@ -104,6 +104,8 @@ def fit_batch(embedder: Embedder, options: EngineOptions) -> int:
     def work(size: int) -> None:
         embedder.limit.crops = size
         embedder.embed([crop] * size)
+        if embedder.limit.crops < size:  # it was survived in smaller batches, which is not what is asked here
+            raise torch.cuda.OutOfMemoryError(f"{size} crops at once do not fit")
 
     embedder.limit.crops = largest_batch(peak_bytes(work, embedder.device), budget)
     torch.cuda.empty_cache()
