@@ -32,3 +32,15 @@ class ReleaseError(DeerReidError):
 
 class DatabaseError(DeerReidError):
     """The database cannot be reached, is too old, or is not at the migration that this version needs."""
+
+
+class BackupError(DeerReidError):
+    """A backup could not be made or brought back; the text says what was left as it was."""
+
+
+class HandoverError(DeerReidError):
+    """A hand-over package cannot be written or taken over; the text says why, and nothing was stored."""
+
+
+class Interrupted(DeerReidError):  # noqa: N818 - a person did it, nothing failed
+    """Ctrl-C during work that does not go on when it is run again; the text says what was left."""

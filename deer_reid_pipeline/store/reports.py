@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from deer_reid_pipeline.store.models import Report
 
 VALIDATION, TUNING, MONITORING, AB, TRAINING = "validation", "tuning", "monitoring", "ab", "training"
+BENCHMARK, GPU_MEMORY = "benchmark", "gpu_memory"
 
 
 def add_report(
@@ -30,7 +31,7 @@ def add_report(
     """Store a report; a repeated one is another row.
 
     Args:
-        kind: validation, tuning, monitoring, ab or training.
+        kind: validation, tuning, monitoring, ab, training, benchmark or gpu_memory.
         summary: JSON: no NaN, no infinity.
         release_id: the release that was live, which a candidate was judged against.
         verdict: PASS, FAIL or INCONCLUSIVE.

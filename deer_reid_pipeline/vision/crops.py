@@ -86,20 +86,28 @@ def cut_crops(path: str | Path, boxes: Sequence[Sequence[float]], spec: CropSpec
         side = _long_side(size, box, spec)
         if side not in decoded:
             decoded[side] = open_upright(path, side)
-        window = pixel_window(*decoded[side].size, box, spec.margin)
-        part = np.asarray(decoded[side].crop(window))
-        encoded.append(encode_crop(_shrink(part, spec.max_side), spec))
+        encoded.append(cut_from(decoded[side], box, spec))
     return encoded
 
 
-def decode_for_crop(path: str | Path, box: Sequence[float], spec: CropSpec = CropSpec()) -> Pixels:
-    """The whole picture, uint8 [h, w, 3], at the scale at which `cut_crops` cuts this box out of it.
+def open_for_crop(path: str | Path, box: Sequence[float], spec: CropSpec = CropSpec()) -> Image.Image:
+    """The whole picture, decoded at the scale at which `cut_crops` cuts this box out of it.
 
     Raises:
         ImageError: the picture cannot be decoded.
         ValueError: the box has no area or lies outside the picture.
     """
-    return decode_image(path, min_long_side=_long_side(image_size(path), box, spec))
+    return open_upright(path, _long_side(image_size(path), box, spec))
+
+
+def cut_from(picture: Image.Image, box: Sequence[float], spec: CropSpec = CropSpec()) -> bytes:
+    """Cut one box out of a decoded picture, and encode it as JPEG.
+
+    Raises:
+        ValueError: the box has no area or lies outside the picture.
+    """
+    part = np.asarray(picture.crop(pixel_window(*picture.size, box, spec.margin)))
+    return encode_crop(_shrink(part, spec.max_side), spec)
 
 
 def encode_crop(pixels: Pixels, spec: CropSpec = CropSpec()) -> bytes:

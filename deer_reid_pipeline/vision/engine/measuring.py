@@ -11,27 +11,33 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deer_reid_pipeline.vision.crops import CropSpec, cut_crop, decode_crop, decode_for_crop
+from deer_reid_pipeline.vision.crops import CropSpec, cut_crop, decode_crop, open_for_crop
 from deer_reid_pipeline.vision.decode import Pixels
-from deer_reid_pipeline.vision.embedder import Embedder
+from deer_reid_pipeline.vision.embedder import Embedder, precision
 from deer_reid_pipeline.vision.engine.choosing import circumstances
 from deer_reid_pipeline.vision.engine.loading import Job, cores, load_crop
 from deer_reid_pipeline.vision.engine.options import PLAIN
 from deer_reid_pipeline.vision.engine.stream import embed_jobs
 from deer_reid_pipeline.vision.features import lay_out, mean_direction, normalise, pooled_taps
 
-_COMPARED = 16
+if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.recipe import Preprocess
+
+T = TypeVar("T")
+
+_COMPARED = 32
+"""Crops whose vectors are compared with those of float32 as loaded, evenly spaced over those of the run."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +87,18 @@ def measure_speed(
     """
     if not jobs:
         raise ValueError("no pictures to measure on were given")
-    few = [load_crop(job) for job in jobs[:_COMPARED]]
-    cosine = _cosine_to_plain(embedder, few)
+    few = [load_crop(job) for job in evenly(jobs, _COMPARED)]
+    cosine = cosine_to_plain(embedder, few)
     plain = PlainLoop(embedder)
-    laid_out = {spec: np.resize(lay_out(few, spec), (batch, spec.height, spec.width, 3)) for spec in embedder.layouts()}
+    on_device = batches_on_device(embedder, few, batch)
     count = len(jobs)
-    some = [jobs[index * count // min(loop_crops, count)] for index in range(min(loop_crops, count))]
+    some = evenly(jobs, loop_crops)
     _run_engine(embedder, jobs[: 2 * batch], batch)
     plain.embed(some[0])
     took: dict[str, list[float]] = {name: [] for name in ("decode", "forward", "engine", "loop")}
     for _ in range(rounds):
         took["decode"].append(_timed(lambda: _decode_all(jobs)))
-        took["forward"].append(_timed(lambda: _forward_all(embedder, laid_out, count, batch)))
+        took["forward"].append(_timed(lambda: _forward_all(embedder, on_device, count, batch)))
         took["engine"].append(_timed(lambda: _run_engine(embedder, jobs, batch)))
         took["loop"].append(_timed(lambda: [plain.embed(job) for job in some]) * count / len(some))
     floors = [decode + forward for decode, forward in zip(took["decode"], took["forward"], strict=True)]
@@ -113,6 +119,26 @@ def measure_speed(
         stages={name: statistics.median(each) for name, each in took.items()},
         machine=circumstances(embedder),
     )
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most this many of the items, evenly spaced."""
+    count = min(most, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def batches_on_device(embedder: Embedder, crops: Sequence[Pixels], batch: int) -> dict[Preprocess, torch.Tensor]:
+    """One batch of laid-out crops on the device for each layout, uint8 [batch, h, w, 3]; crops come round again."""
+    return {
+        spec: torch.from_numpy(np.resize(lay_out(crops, spec), (batch, spec.height, spec.width, 3))).to(embedder.device)
+        for spec in embedder.layouts()
+    }
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_mib() -> float:
@@ -136,21 +162,20 @@ def _decode_all(jobs: Sequence[Job[int]]) -> None:
 
 def _decode(job: Job[int]) -> int:
     if job.box is not None and isinstance(job.source, Path):
-        return decode_for_crop(job.source, job.box).size
+        return open_for_crop(job.source, job.box).width
     return decode_crop(job.source if isinstance(job.source, bytes) else job.source.read_bytes()).size
 
 
-def _forward_all(embedder: Embedder, laid_out: dict[Any, NDArray[np.uint8]], count: int, batch: int) -> None:
+def _forward_all(embedder: Embedder, on_device: Mapping[Preprocess, torch.Tensor], count: int, batch: int) -> None:
     """The networks alone, over as many batches as the crops fill; the last one may be a part."""
     for start in range(0, count, batch):
         size = min(batch, count - start)
-        with torch.inference_mode():
+        with precision(embedder.device):
             for key, choice in embedder.plan.items():
                 runner = embedder.runner(key, choice)
                 for spec in embedder.recipe.backbones[key].preprocess.each_view():
-                    runner(torch.from_numpy(laid_out[spec][:size]).to(embedder.device))
-    if embedder.device.type == "cuda":
-        torch.cuda.synchronize(embedder.device)
+                    runner(on_device[spec][:size])
+    finish(embedder.device)
 
 
 def _run_engine(embedder: Embedder, jobs: Sequence[Job[int]], batch: int) -> None:
@@ -159,7 +184,7 @@ def _run_engine(embedder: Embedder, jobs: Sequence[Job[int]], batch: int) -> Non
             raise made.failed[0][1]
 
 
-def _cosine_to_plain(embedder: Embedder, crops: Sequence[Pixels]) -> float:
+def cosine_to_plain(embedder: Embedder, crops: Sequence[Pixels]) -> float:
     """Least cosine between the vectors of the plan in use and those of float32 as loaded."""
     used = embedder.embed(crops).vectors
     laid_out = {spec: lay_out(crops, spec) for spec in embedder.layouts()}
