@@ -28,8 +28,9 @@ SAY_EVERY = 20.0
 
 
 def plain(text: str) -> str:
-    """ASCII only: other characters as backslash escapes, so that any terminal and log shows them."""
-    return text.encode("ascii", "backslashreplace").decode()
+    """Printable ASCII on one line; anything else as backslash escapes, so that no name can steer a terminal."""
+    escaped = text.encode("ascii", "backslashreplace").decode()
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in escaped)
 
 
 class Console:

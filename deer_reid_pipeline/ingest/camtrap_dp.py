@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frictionless import FrictionlessException, Package, Resource, Schema, system
+from frictionless import Dialect, FrictionlessException, Package, Resource, Schema, system
 
 from deer_reid_pipeline.ingest.csv_rows import CsvTable
 from deer_reid_pipeline.ingest.ledger import Ledger
@@ -103,7 +103,7 @@ def open_package(descriptor: Path) -> CamtrapPackage:
     if "media" not in tables:
         why = broken.get(paths.get("media", ""), "it is not among the resources")
         raise UnusableManifest(f"its table media cannot be used: {why}")
-    inside = {name: path for name, path in paths.items() if (root / path).is_file()}
+    inside = {name: path for name, path in paths.items() if _is_file(root / path)}
     return CamtrapPackage(root, inside, tables, broken)
 
 
@@ -129,11 +129,19 @@ def _table_paths(document: Any) -> list[tuple[str, str]]:
     return found
 
 
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, such as one of 300 characters, is not there."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _open_table(root: Path, name: str, path: str) -> CsvTable:
     real = os.path.realpath(root / path)
     if not real.startswith(os.fspath(root).rstrip(os.sep) + os.sep):
         raise UnusableManifest("it lies outside the drop")
-    if not Path(real).is_file():
+    if not _is_file(Path(real)):
         raise UnusableManifest("it is missing")
     table = CsvTable(Path(real))
     missing = [column for column in _NEEDED[name] if column not in table.columns]
@@ -166,8 +174,10 @@ def read_table(package: CamtrapPackage, name: str, ledger: Ledger, on_bad: BadRo
             "missingValues": ["", "NA", "N/A", "null"],
         }
     )
+    # Without a dialect frictionless takes a later row for the header where the first ones have other widths.
+    dialect = Dialect(header=True, header_rows=[1])
     try:
-        with Resource(name=name, data=cells, format="inline", schema=schema) as resource:
+        with Resource(name=name, data=cells, format="inline", schema=schema, dialect=dialect) as resource:
             for row in resource.row_stream:
                 line = lines[row.row_number - 2]
                 errors = [error for error in row.errors if error.type != "blank-row"]

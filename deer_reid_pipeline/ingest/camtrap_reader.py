@@ -18,6 +18,22 @@ PLACE_LIMIT = 200
 """Longest deploymentID and locationName of a camera, in characters."""
 
 
+PLACE_UNKNOWN_M = 1_000_000.0
+"""A coordinateUncertainty of so many metres tells nothing of where a camera stands; exports write one to hide it."""
+
+TIME_UNKNOWN = "1970-01-01T00:00:00Z"
+"""What exports write as the time of a picture where none is known, since the standard wants one."""
+
+
+def place_is_told(cells: Mapping[str, str | None]) -> bool:
+    """Whether latitude and longitude of a deployment are meant as its place."""
+    try:
+        uncertainty = float(given(cells.get("coordinateUncertainty")) or 0)
+    except ValueError:
+        return True
+    return not uncertainty >= PLACE_UNKNOWN_M
+
+
 def place_text(cells: Mapping[str, str | None], column: str) -> str | None:
     """deploymentID or locationName of a camera, trimmed; None where it is not given.
 
@@ -85,7 +101,8 @@ class CamtrapReader:
                 continue
             self._deployments.add(key)
             try:
-                place = position(cells.get("latitude"), cells.get("longitude"))
+                told = place_is_told(cells)
+                place = position(cells.get("latitude"), cells.get("longitude")) if told else None
             except BadValue:
                 self._ledger.tally("deployment whose latitude and longitude cannot be used, left empty", key)
                 place = None
@@ -128,7 +145,8 @@ class CamtrapReader:
             deployment = given(cells.get("deploymentID"))
             if deployment is not None and self._deployments is not None and deployment not in self._deployments:
                 self._ledger.tally("deploymentID that the table deployments does not have", deployment)
-            self._claims.place_in_time(rel, cells.get("timestamp"), deployment, cells.get("eventID"))
+            moment = None if cells.get("timestamp") == TIME_UNKNOWN else cells.get("timestamp")
+            self._claims.place_in_time(rel, moment, deployment, cells.get("eventID"))
 
     def _read_observations(self) -> None:
         def bad(line: int, code: str, reason: str, cells: Row) -> None:

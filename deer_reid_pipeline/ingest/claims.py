@@ -12,6 +12,9 @@ from deer_reid_pipeline.ingest.values import given, timestamp
 from deer_reid_pipeline.ingest.wording import has_control, printable
 
 _ID_LIMIT = 200
+MOST_BOXES = 1000
+"""Most boxes of one picture: each is cut out and embedded."""
+
 Corners = tuple[float, float, float, float]
 
 
@@ -76,6 +79,9 @@ class Claims:
         claim.looked_at = True
         corners = _corners(box)
         if corners not in claim.rows:
+            if len(claim.rows) >= MOST_BOXES:
+                self._ledger.quarantine(place, "too_many_boxes", f"its picture already has {MOST_BOXES} boxes")
+                return
             claim.rows[corners] = (box, place)
             return
         earlier, first = claim.rows[corners]

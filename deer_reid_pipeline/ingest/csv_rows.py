@@ -18,7 +18,8 @@ RECORD_LIMIT = 131_072
 """Longest record in characters, line breaks included."""
 
 _DELIMITERS = (",", ";", "\t")
-_MOST_RETRIES = 100
+_MOST_REREAD = 1 << 26
+"""Characters that may be read again after broken records, in all."""
 
 BadRecord = Callable[[int, str], None]
 """Called with the line number and a reason for every record that is not CSV."""
@@ -36,7 +37,7 @@ class _Lines:
         self._again: deque[str] = deque()
         self._record: list[str] = []
         self._size = 0
-        self._retries = 0
+        self._reread = 0
         self.number = 0
         self.first = 1
 
@@ -45,12 +46,15 @@ class _Lines:
         self._size = 0
         self.first = self.number + 1
 
-    def retry_after_first(self) -> None:
-        """Give every line of the broken record but its first one out again."""
-        if len(self._record) > 1 and self._retries < _MOST_RETRIES:
-            self._retries += 1
+    def retry_after_first(self) -> int:
+        """Give every line of the broken record but its first one out again; returns how many of them are lost."""
+        if self._reread >= _MOST_REREAD:
+            return len(self._record) - 1
+        if len(self._record) > 1:
+            self._reread += self._size
             self._again.extendleft(reversed(self._record[1:]))
             self.number = self.first
+        return 0
 
     def __iter__(self) -> _Lines:
         return self
@@ -103,6 +107,11 @@ class CsvTable:
             lines = _Lines(handle)
             next(lines)
             reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+
+            def broken(reason: str) -> None:
+                lost = lines.retry_after_first()
+                bad(lines.first, f"{reason}; {lost} lines after it are lost with it" if lost else reason)
+
             while True:
                 lines.start_record()
                 try:
@@ -110,11 +119,9 @@ class CsvTable:
                 except StopIteration:
                     return
                 except _TooLong:
-                    bad(lines.first, "the row is longer than 128 kB; perhaps a quotation mark is not closed")
-                    lines.retry_after_first()
+                    broken("the row is longer than 128 kB; perhaps a quotation mark is not closed")
                 except csv.Error as error:
-                    bad(lines.first, f"the row is not valid CSV ({error})")
-                    lines.retry_after_first()
+                    broken(f"the row is not valid CSV ({error})")
                 else:
                     if any(cell and not cell.isspace() for cell in cells):
                         yield lines.first, cells

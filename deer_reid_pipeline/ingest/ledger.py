@@ -10,6 +10,12 @@ from collections import Counter
 from deer_reid_pipeline.ingest.records import QuarantineEntry
 from deer_reid_pipeline.ingest.wording import NAME_LIMIT, printable, storable
 
+MOST_ENTRIES = 100_000
+"""Most quarantine entries of one drop; rows beyond them are counted by code in a warning."""
+
+_OF_FILES = frozenset({"changed_file", "duplicate_image", "empty_file", "unreadable"})
+"""Codes of pictures, which are listed however many there are."""
+
 
 class BadValue(Exception):  # noqa: N818  (a value, not a failure of the program)
     """One value of one row cannot be used. `code` and `reason` go into the quarantine as they are."""
@@ -36,6 +42,9 @@ class Ledger:
 
     def quarantine(self, file: str, code: str, reason: str) -> None:
         """Record that `file` (a path or "table:line (path)") was not used, and why."""
+        if len(self._entries) >= MOST_ENTRIES and code not in _OF_FILES:
+            self.tally(f"{code} after the first {MOST_ENTRIES} entries of the quarantine, not listed", file)
+            return
         self._entries[entry(file, code, reason)] = None
 
     def extend(self, entries: tuple[QuarantineEntry, ...]) -> None:

@@ -16,7 +16,7 @@ from deer_reid_pipeline.ingest.manifest import UnusableManifest, load_json
 from deer_reid_pipeline.ingest.paths import PictureIndex
 from deer_reid_pipeline.ingest.records import BoxRecord
 from deer_reid_pipeline.ingest.values import clip_box, number
-from deer_reid_pipeline.ingest.wording import printable
+from deer_reid_pipeline.ingest.wording import printable, storable
 
 _DEFAULT_CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 
@@ -99,7 +99,7 @@ class MegaDetectorReader:
         self._seen[rel] = position
         self._claims.claim(rel).looked_at = True
         for at, detection in enumerate(detections):
-            spot = f"{self._name}:images[{position}].detections[{at}] ({file})"
+            spot = f"{self._name}:images[{position}].detections[{at}] ({storable(file, 120)})"
             try:
                 box = self._box(detection)
             except BadValue as error:

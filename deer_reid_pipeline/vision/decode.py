@@ -7,6 +7,7 @@ Truncated files are never patched up: a picture of which half is grey would be m
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -37,9 +38,27 @@ __all__ = [
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "MPO")
 """Pillow formats that are read; everything else is `not_an_image`."""
 
-CODES = ("empty_file", "not_an_image", "truncated", "too_many_pixels", "too_small", "unreadable")
+CODES = (
+    "empty_file",
+    "not_an_image",
+    "truncated",
+    "too_many_pixels",
+    "too_many_scans",
+    "too_small",
+    "unreadable",
+)
 MAX_MEGAPIXELS = 120.0
 MIN_SIDE = 16
+MAX_SCANS = 64
+"""Most scans of a JPEG. Encoders write 10; each costs a pass over the whole picture and no more than 100 bytes."""
+
+MOST_FRAMES = 1000
+"""Frames are counted up to this number: a small file can hold millions of empty ones."""
+
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_JPEG_HEAD = 1 << 18
+_STANDALONE_MARKERS = (0x01, 0xD8)
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 _EXIF_ORIENTATION = 0x0112
 _EXIF_IFD = 0x8769
@@ -60,7 +79,8 @@ class ImageInfo:
     """What a picture file holds. Sizes are pixels after the EXIF orientation is applied.
 
     `timestamp` is the camera's own clock (EXIF DateTimeOriginal, no zone), None where absent or nonsense.
-    `grey` is True where the picture has no colour, which on a trail camera means infrared at night.
+    `grey` is True where the picture has no colour, which on a trail camera means infrared at night. `frames` is
+    at most `MOST_FRAMES`.
     """
 
     width: int
@@ -82,6 +102,7 @@ def inspect_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS, m
     """
     with _opened(Path(path)) as image:
         _check_size(image, Path(path), max_megapixels, min_side)
+        _check_scans(image, Path(path))
         width, height = _upright_size(image)
         picture_format = image.format or "unknown"
         timestamp = _timestamp(image)
@@ -116,6 +137,7 @@ def open_upright(
     """
     with _opened(Path(path)) as image:
         _check_size(image, Path(path), max_megapixels, 1)
+        _check_scans(image, Path(path))
         if min_long_side is not None:
             _draft(image, min_long_side)
         orientation = _orientation(image)
@@ -143,10 +165,16 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except (OSError, EOFError, struct.error, zlib.error) as error:
         code = "truncated" if _looks_truncated(error) else "unreadable"
-        what = "ends before the picture does" if code == "truncated" else f"cannot be decoded ({error})"
+        what = "ends before the picture does" if code == "truncated" else f"cannot be decoded ({_short(error)})"
         raise ImageError(code, f"{path.name} {what}") from error
-    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError) as error:
-        raise ImageError("unreadable", f"{path.name} cannot be decoded ({error})") from error
+    except Image.DecompressionBombError as error:  # a frame that is larger than the picture's header says
+        raise ImageError("too_many_pixels", f"{path.name} has too many pixels ({_short(error)})") from error
+    except Exception as error:  # a damaged file can make Pillow's plugins raise anything
+        raise ImageError("unreadable", f"{path.name} cannot be decoded ({_short(error)})") from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _identify(stream: Any, path: Path) -> Any:
@@ -194,6 +222,39 @@ def _check_size(image: Any, path: Path, max_megapixels: float, min_side: int) ->
         )
     if min(width, height) < min_side:
         raise ImageError("too_small", f"{path.name} is {width} x {height} pixels, below {min_side} on a side")
+
+
+def _check_scans(image: Any, path: Path) -> None:
+    if image.format in ("JPEG", "MPO") and _scans(image, path) > MAX_SCANS:
+        raise ImageError("too_many_scans", f"{path.name} is a JPEG of more than {MAX_SCANS} scans; no camera writes it")
+
+
+def _scans(image: Any, path: Path) -> int:
+    """Scans of a JPEG, counted to one above `MAX_SCANS`; where the first one holds the whole picture, 1."""
+    with path.open("rb") as stream:
+        data = stream.read(_JPEG_HEAD)
+        at = next((at for marker, at in _markers(data) if marker == _START_OF_SCAN), None)
+        if at is not None and not image.info.get("progressive") and data[at + 2 : at + 3] == bytes([image.layers]):
+            return 1
+        data += stream.read()
+    scans = 0
+    for marker, _ in _markers(data):
+        scans += marker == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            break
+    return scans
+
+
+def _markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """Markers of the first picture in a JPEG file, each with the place of what follows it."""
+    at = 2
+    while found := _JPEG_MARKER.search(data, at):
+        marker, at = data[found.end() - 1], found.end()
+        yield marker, at
+        if marker == _END_OF_IMAGE:
+            return
+        if marker not in _STANDALONE_MARKERS:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
 
 
 def _draft(image: Any, min_long_side: int) -> None:
@@ -244,7 +305,14 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _frames(image: Any) -> int:
+    """Number of frames, at most `MOST_FRAMES`. `n_frames` of a GIF or TIFF would walk through all of them."""
+    frames = 1
     try:
-        return int(getattr(image, "n_frames", 1))
-    except (EOFError, OSError, ValueError, SyntaxError):
-        return 1
+        if image.format not in ("GIF", "TIFF"):
+            return min(int(getattr(image, "n_frames", 1)), MOST_FRAMES)
+        while frames < MOST_FRAMES:
+            image._seek(frames, False) if image.format == "GIF" else image._seek(frames)
+            frames += 1
+    except Exception:  # what follows the first frame is not used, however it is damaged
+        return frames
+    return frames

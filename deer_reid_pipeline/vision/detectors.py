@@ -72,7 +72,10 @@ class OnnxDetector:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no public base class
             raise WeightsError(f"detector {path} cannot be loaded: {str(error).splitlines()[0]}") from error
-        feed, out = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or not outputs:
+            raise WeightsError(f"detector {path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
+        feed, out = inputs[0], outputs[0]
         shape = feed.shape
         if len(shape) != 4 or not all(isinstance(side, int) and side % 32 == 0 for side in shape[2:]):
             raise WeightsError(f"detector {path} takes {shape}, not [1, 3, height, width] in multiples of 32")

@@ -110,6 +110,21 @@ class ModelFiles:
             write_whole(path, content)
         return sha256
 
+    def checked(self, sha256: str) -> Path:
+        """The file of this name, after making sure that it is what its name says.
+
+        Raises:
+            WeightsError: the file is missing, or its bytes do not match its name.
+        """
+        path = self.path(sha256)
+        if not path.is_file():
+            raise WeightsError(
+                f"{path} is missing and this recipe needs it; restore the folder from a backup, "
+                "or run 'deer-reid init' to make the built-in recipes anew"
+            )
+        check_hash(path, sha256)
+        return path
+
     def load(self, sha256: str) -> dict[str, torch.Tensor]:
         """Read named tensors (CPU).
 
@@ -119,13 +134,7 @@ class ModelFiles:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.path(sha256)
-        if not path.is_file():
-            raise WeightsError(
-                f"{path} is missing and this recipe needs it; restore the folder from a backup, "
-                "or run 'deer-reid init' to make the built-in recipes anew"
-            )
-        check_hash(path, sha256)
+        path = self.checked(sha256)
         try:
             return dict(load_file(str(path)))
         except SafetensorError as error:

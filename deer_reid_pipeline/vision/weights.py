@@ -93,16 +93,31 @@ class WeightStore:
                     f"random weights of {arch} come out differently in this torch version; re-create them"
                 )
             return state
-        if ref.source == "store" or self.models.has(ref.sha256):
+        path = self.file(arch, ref)
+        assert path is not None
+        if path == self.models.path(ref.sha256):
             return _without_classifier(self.models.load(ref.sha256))
+        return _without_classifier(read_state(path))
+
+    def file(self, arch: str, ref: WeightsRef) -> Path | None:
+        """The file that `state` reads, its hash checked; None for random weights, which are in no file.
+
+        Raises:
+            WeightsError: as `state`.
+        """
+        _check_arch(arch)
+        if ref.source == "random":
+            return None
+        if ref.source == "store" or self.models.has(ref.sha256):
+            return self.models.checked(ref.sha256)
         seen = []
         for path, expected, _ in self._candidates(arch):
             found = check_hash(path, expected)
             if found == ref.sha256:
-                return _without_classifier(read_state(path))
+                return path
             seen.append(f"{path} has {found}")
         if not seen and ref.sha256.startswith(PUBLISHED[arch].sha256):
-            return _without_classifier(read_state(self._fetch(arch)))
+            return self._fetch(arch)
         found_text = "; ".join(seen) or "no file was found"
         raise WeightsError(
             f"the recipe needs {ref.name} with sha256 {ref.sha256} for {arch}, but {found_text}; "
