@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deer_reid_pipeline.errors import SettingsError
+from deer_reid_pipeline.zones import is_zone, machine_zone
 
 
 def _env(name: str) -> AliasChoices:
@@ -127,6 +128,14 @@ class Settings(BaseSettings):
             description="Crops embedded and stored per transaction; on a card more, where the budget holds more.",
         ),
     ] = 32
+    engine: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_ENGINE"),
+            description="Where stored crops are embedded: local (this machine) or ray (the cluster at RAY_ADDRESS).",
+            pattern="^(local|ray)$",
+        ),
+    ] = "local"
     precision: Annotated[
         str,
         Field(
@@ -151,13 +160,123 @@ class Settings(BaseSettings):
             description="MiB of the card's memory that a run may use (1 or more); unset means 75 % of the card.",
         ),
     ] = None
+    watch: Annotated[
+        Path | None,
+        Field(
+            validation_alias=_env("DEER_REID_WATCH"),
+            description="Folder whose sub-folders are processed by themselves as they arrive; unset: none.",
+        ),
+    ] = None
+    watch_settle_seconds: Annotated[
+        float,
+        Field(
+            validation_alias=_env("DEER_REID_WATCH_SETTLE_SECONDS"),
+            ge=0.0,
+            le=604800.0,
+            description="Seconds that a watched drop without _COMPLETE must be unchanged (0 to 604800).",
+        ),
+    ] = 120.0
+    watch_table_seconds: Annotated[
+        float,
+        Field(
+            validation_alias=_env("DEER_REID_WATCH_TABLE_SECONDS"),
+            ge=0.0,
+            le=604800.0,
+            description="Seconds that pictures without any table wait for one (0 to 604800; 0: not).",
+        ),
+    ] = 600.0
+    watch_drops: Annotated[
+        int,
+        Field(
+            validation_alias=_env("DEER_REID_WATCH_DROPS"),
+            ge=1,
+            le=1000,
+            description="Drops that one tick of the sensor seals at most (1 to 1000).",
+        ),
+    ] = 10
+    watch_mb: Annotated[
+        int,
+        Field(
+            validation_alias=_env("DEER_REID_WATCH_MB"),
+            ge=1,
+            description="MiB of pictures that one tick of the sensor reads at most, to hash them (1 or more).",
+        ),
+    ] = 2048
+    watch_attempts: Annotated[
+        int,
+        Field(
+            validation_alias=_env("DEER_REID_WATCH_ATTEMPTS"),
+            ge=1,
+            le=100,
+            description="Runs in a row that may fail before a watched drop is left to a person (1 to 100).",
+        ),
+    ] = 3
+    timezone: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_TIMEZONE"),
+            description="The site's time zone, an IANA name such as Europe/Berlin; unset: this machine's, else UTC.",
+        ),
+    ] = Field(default_factory=machine_zone)
+    night_start: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_NIGHT_START"),
+            description="When the nightly work begins, HH:MM from 00:00 to 23:59 in the site's time zone.",
+            pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+        ),
+    ] = "01:00"
+    keep_days: Annotated[
+        int,
+        Field(
+            validation_alias=_env("DEER_REID_KEEP_DAYS"),
+            ge=7,
+            description="Days that logs of runs and files of reports are kept (7 or more).",
+        ),
+    ] = 90
+    failure_webhook: Annotated[
+        str | None,
+        Field(
+            validation_alias=_env("DEER_REID_FAILURE_WEBHOOK"),
+            description="http:// or https:// address that gets a JSON message when a run fails; unset: nobody is told.",
+            pattern=r"^https?://[^\s/]+",
+        ),
+    ] = None
+    ui_url: Annotated[
+        str,
+        Field(
+            validation_alias=_env("DEER_REID_UI_URL"),
+            description="Address under which people open the UI, for links in reports and messages.",
+            pattern=r"^https?://[^\s/]+",
+        ),
+    ] = "http://127.0.0.1:3000"
 
-    @field_validator("database_url", "dagster_database_url", "weights_dir", "reid_threshold", "vram_mb", mode="before")
+    @field_validator(
+        "database_url",
+        "dagster_database_url",
+        "weights_dir",
+        "reid_threshold",
+        "vram_mb",
+        "failure_webhook",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("home", "weights_dir")
+    @field_validator("timezone", mode="before")
+    @classmethod
+    def _empty_is_the_machines(cls, value: object) -> object:
+        return machine_zone() if value == "" else value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if not is_zone(value):
+            raise ValueError(f"{value} is no IANA time zone")
+        return value
+
+    @field_validator("home", "weights_dir", "watch")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()

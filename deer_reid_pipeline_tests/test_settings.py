@@ -40,6 +40,8 @@ def test_the_default_home_is_in_the_current_folder_and_relative_homes_become_abs
         ("REID_THRESHOLD", "4", "-1 to 1"),
         ("USE_ENHANCED_REID", "perhaps", "false"),
         ("DEER_REID_BATCH_SIZE", "0", "per transaction"),
+        ("DEER_REID_WATCH_SETTLE_SECONDS", "soon", "0 to 604800"),
+        ("DEER_REID_WATCH_DROPS", "0", "1 to 1000"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.similarity import BRANCHES
+from deer_reid_pipeline.scale_out.stream import embed_on_cluster
 from deer_reid_pipeline.steps.crops import SPEC, store_crops
 from deer_reid_pipeline.steps.drops import in_transaction
 from deer_reid_pipeline.steps.images import ascii_line, in_batches
@@ -21,7 +22,6 @@ from deer_reid_pipeline.store.media import CropJob, crop_jobs, detections_withou
 from deer_reid_pipeline.store.vectors import put_embeddings
 from deer_reid_pipeline.vision.crops import Pixels, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError
-from deer_reid_pipeline.vision.embedder import Embedder
 from deer_reid_pipeline.vision.engine.loading import Job
 from deer_reid_pipeline.vision.engine.settling import settle
 from deer_reid_pipeline.vision.engine.stream import StreamedBatch, embed_jobs
@@ -67,18 +67,28 @@ def embed_detections(
     result = EmbeddingReport()
     if not todo:
         return result
-    embedder = site.embedder(recipe)
-    settle(embedder, site.settings.models_dir, engine_options(site.settings), len(todo), say)
-    size = site.settings.batch_size
-    if embedder.device.type == "cuda":
-        size = max(size, embedder.limit.crops)
-    for batch in embed_jobs(embedder, _jobs(site, todo, result), size):
-        _store_batch(site, recipe, embedder, batch, result, say)
+    for batch in _stream(site, recipe, todo, result, say):
+        _store_batch(site, recipe, batch, result, say)
         if step is not None:
             report(step, result.embedded + result.without_crop, len(todo))
     if step is not None and not result.embedded:
         report(step, len(todo), len(todo))
     return result
+
+
+def _stream(
+    site: Site, recipe: Recipe, todo: Sequence[uuid.UUID], result: EmbeddingReport, say: LogLine
+) -> Iterator[StreamedBatch[uuid.UUID]]:
+    """Vectors of the crops by the engine of the settings; no more than a batch is not worth starting workers for."""
+    settings, options = site.settings, engine_options(site.settings)
+    size, jobs = settings.batch_size, _jobs(site, todo, result)
+    if settings.engine == "ray" and len(todo) > size:
+        return embed_on_cluster(recipe, site.weights, jobs, size, settings.device, options, say)
+    embedder = site.embedder(recipe)
+    settle(embedder, settings.models_dir, options, len(todo), say)
+    if embedder.device.type == "cuda":
+        size = max(size, embedder.limit.crops)
+    return embed_jobs(embedder, jobs, size)
 
 
 def _jobs(site: Site, todo: Sequence[uuid.UUID], result: EmbeddingReport) -> Iterator[Job[uuid.UUID]]:
@@ -98,7 +108,6 @@ def _jobs(site: Site, todo: Sequence[uuid.UUID], result: EmbeddingReport) -> Ite
 def _store_batch(
     site: Site,
     recipe: Recipe,
-    embedder: Embedder,
     batch: StreamedBatch[uuid.UUID],
     result: EmbeddingReport,
     say: LogLine,
@@ -108,7 +117,7 @@ def _store_batch(
     if batch.failed:
         again, crops = load_crops(site, [key for key, _ in batch.failed])
         result.without_crop += len(batch.failed) - len(again)
-        made.append((again, embedder.embed(crops)))
+        made.append((again, site.embedder(recipe).embed(crops)))
 
     def store(session: Session) -> None:
         for ids, each in made:

@@ -214,10 +214,12 @@ class Site:
 
 
 def engine_options(settings: Settings) -> EngineOptions:
-    """What the settings say of how vectors are computed."""
+    """What the settings say of how vectors are computed; on a cluster nothing is left to each machine."""
+    from deer_reid_pipeline.scale_out.options import fixed
     from deer_reid_pipeline.vision.engine.options import EngineOptions
 
-    return EngineOptions(settings.precision, settings.backend, settings.vram_mb)
+    options = EngineOptions(settings.precision, settings.backend, settings.vram_mb)
+    return fixed(options) if settings.engine == "ray" else options
 
 
 def connect_site(settings: Settings) -> Site:

@@ -24,6 +24,8 @@ Say = Callable[[str], None]
 
 QUICK_FROM = 60.0
 """Seconds of work ahead from which trying what starts at once (about 15 s here) is worth it."""
+LEAST_BACKLOG = 200
+"""Crops of work ahead below which nothing is measured by itself, however slow: measuring computes as many."""
 FULL_FROM = 900.0
 """Seconds of work ahead from which trying every library (minutes) is worth it."""
 GAIN_OVER_START = 3.0
@@ -65,7 +67,7 @@ def settle(
     """
     decision = kept(folder, embedder)
     if decision is None or not decision.full:
-        ahead = backlog * _seconds_a_crop(embedder) if backlog else 0.0
+        ahead = backlog * _seconds_a_crop(embedder) if backlog >= LEAST_BACKLOG else 0.0
         slow_asked = options.backend not in ("auto", "torch") and backlog > 0
         narrow_asked = options.precision not in ("auto", "float32") and backlog > 0
         full = ahead >= FULL_FROM or slow_asked
