@@ -50,13 +50,38 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
     Raises:
         DropError: the folder cannot be used as a drop.
     """
-    tag = _tag(site, detector)
-    sealed = seal_drop(folder, tag=tag, progress=lambda done, total: report("sealing", done, total))
+    sealed = seal_folder(site, folder, detector)
+    register_sealed(site, sealed, detector)
+    return sealed
+
+
+def seal_folder(
+    site: Site, folder: Path, detector: str, known_hashes: Mapping[tuple[str, int, int], str] | None = None
+) -> SealedDrop:
+    """Seal a folder and store nothing; see `seal_drop` for `known_hashes`.
+
+    Raises:
+        DropError: the folder cannot be used as a drop.
+    """
+    return seal_drop(
+        folder,
+        tag=_tag(site, detector),
+        known_hashes=known_hashes,
+        progress=lambda done, total: report("sealing", done, total),
+    )
+
+
+def register_sealed(site: Site, sealed: SealedDrop, detector: str) -> None:
+    """Store the media rows and the quarantine of a sealed drop. One that is known is noted to be where it is now.
+
+    Raises:
+        DropError: nothing in it can be used, or it is not what was sealed.
+    """
     with site.database.session() as session:
         known = get_drop(session, sealed.key) is not None
     if known:
         in_transaction(site.database, lambda session: _find_again(session, sealed))
-        return sealed
+        return
     contents = read_drop(sealed, min_confidence=site.settings.min_confidence)
     hashes = {file.rel: file.sha256 for file in sealed.files}
     media = [
@@ -86,7 +111,6 @@ def register_drop(site: Site, folder: Path, detector: str) -> SealedDrop:
     with site.database.session() as session:
         if add_drop(session, drop, media, quarantined):
             put_deployments(session, cameras, sealed.key)
-    return sealed
 
 
 def _find_again(session: Session, sealed: SealedDrop) -> None:

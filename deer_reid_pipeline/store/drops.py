@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import UUID, Text, column, delete, exists, func, select, update, values
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from deer_reid_pipeline.store.models import (
     Deer,
@@ -60,6 +60,28 @@ def add_drop(
         session.execute(insert(DropMedia).on_conflict_do_nothing(), [{"drop_key": key, **row} for row in media])
     add_quarantine(session, key, quarantined)
     return True
+
+
+def drop_of_content(session: Session, digest: str) -> Drop | None:
+    """A drop with this content, whatever its folder's name was: a completed one if there is one, else the first."""
+    return session.scalars(
+        select(Drop).where(Drop.digest == digest).order_by(Drop.completed_at.is_(None), Drop.sealed_at, Drop.key)
+    ).first()
+
+
+def drop_keys(session: Session) -> set[str]:
+    """Keys of all drops."""
+    return set(session.scalars(select(Drop.key)))
+
+
+def drops_under(session: Session, folder: str, *, completed: bool, limit: int) -> list[Drop]:
+    """Drops that were read from sub-folders of this one: unfinished ones oldest first, completed ones newest first."""
+    inside = Drop.root.startswith(folder.rstrip("/") + "/", autoescape=True)
+    if completed:
+        found = select(Drop).where(inside, Drop.completed_at.is_not(None)).order_by(Drop.completed_at.desc(), Drop.key)
+    else:
+        found = select(Drop).where(inside, Drop.completed_at.is_(None)).order_by(Drop.sealed_at, Drop.key)
+    return list(session.scalars(found.limit(limit)))
 
 
 def find_again(session: Session, key: str, root: str) -> None:
@@ -216,6 +238,30 @@ def places_of(session: Session, images: Sequence[uuid.UUID]) -> dict[uuid.UUID, 
         if image is not None:
             found.setdefault(image, []).append(f"{root}/{file_path}")
     return found
+
+
+def link_known(session: Session, drop_key: str) -> None:
+    """Let files of the drop point to pictures that an earlier drop brought, with which detector looked at them.
+
+    Only where the picture is known whole and the file is not in the drop's quarantine.
+    """
+    bad = select(Quarantine.file).where(Quarantine.drop_key == drop_key)
+    other = aliased(DropMedia)
+    looked = select(func.max(other.looked_at_by)).where(other.image_id == Image.id).scalar_subquery()
+    session.execute(
+        update(DropMedia)
+        .where(
+            DropMedia.drop_key == drop_key,
+            DropMedia.image_id.is_(None),
+            DropMedia.sha256 == Image.sha256,
+            Image.width.is_not(None),
+            Image.height.is_not(None),
+            Image.infrared.is_not(None),
+            DropMedia.file_path.not_in(bad),
+        )
+        .values(image_id=Image.id, looked_at_by=func.coalesce(DropMedia.looked_at_by, looked))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def link_copies(session: Session, drop_key: str) -> None:

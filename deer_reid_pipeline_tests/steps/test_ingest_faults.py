@@ -537,7 +537,7 @@ def test_a_batch_of_pictures_is_linked_by_one_statement(site: Site, folder: Path
     key = register_drop(site, folder, "auto").key
     store_images(site, key)
     linked = [line for line in statements if line.startswith("UPDATE drop_media")]
-    assert len(linked) == 2, "one for the batch, one for copies"
+    assert len(linked) == 3, "one for known pictures, one for the batch, one for copies"
     assert query(site, "SELECT count(image_id) FROM drop_media")[0][0] == 4
 
 
