@@ -5,6 +5,7 @@ from functools import cached_property
 import dagster as dg
 from pydantic import PrivateAttr
 
+from deer_reid_pipeline.defs.in_process import WORKER_TAG, worker_identity, worker_tag
 from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.steps.site import Matcher, Site, connect_site
 
@@ -16,6 +17,12 @@ class SiteResource(dg.ConfigurableResource):
     """
 
     _matcher: Matcher | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Note on the run which process works on it, so that it can be closed when that process was killed."""
+        if context.run is not None and context.instance is not None:
+            run_id = context.run.run_id
+            context.instance.add_run_tags(run_id, {WORKER_TAG: worker_tag(run_id, worker_identity())})
 
     @cached_property
     def _opened(self) -> Site:
