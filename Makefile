@@ -10,6 +10,7 @@ USED_HOME = $(if $(or $(PICTURES),$(wildcard $(OWN_HOME)/postgres)),$(OWN_HOME),
 HOMES = DEER_REID_HOME="$${DEER_REID_HOME:-$(USED_HOME)}" DAGSTER_HOME="$${DAGSTER_HOME:-$${DEER_REID_HOME:-$(USED_HOME)}/dagster}"
 SAMPLE_HOMES = DEER_REID_HOME="$${DEER_REID_HOME:-$(SAMPLE_HOME)}" DAGSTER_HOME="$${DAGSTER_HOME:-$${DEER_REID_HOME:-$(SAMPLE_HOME)}/dagster}"
 PORT ?= 3000
+NIGHT ?= 5000
 # Tests run in as many processes, a file never in two; each has a database server of its own.
 WORKERS ?= 2
 
@@ -18,10 +19,10 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow check format serve doctor clean
+.PHONY: help install run test test-slow check format serve benchmark benchmark-night gpu-check doctor clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +61,16 @@ format: $(STAMP) ## Format the code
 
 serve: $(STAMP) ## Dagster's UI and daemon on 127.0.0.1:3000 (PORT=N for another)
 	@$(HOMES) $(BIN)/deer-reid serve --port $(PORT)
+
+benchmark: $(STAMP) ## Measure speed on this machine (docs/performance.md); run it while nothing else runs
+	@$(HOMES) $(BIN)/deer-reid benchmark --fallback lite
+
+benchmark-night: $(STAMP) ## Process NIGHT=5000 drawn pictures in a home of their own
+	@$(HOMES) $(BIN)/deer-reid benchmark --night $(NIGHT) --fallback lite
+
+# Installs nothing, so that it runs on a machine that has torch, torchvision, numpy and pillow alone.
+gpu-check: ## Check the inference engine on a CUDA card (ARGS="--json FILE --vram-mb N")
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m deer_reid_pipeline.vision.engine.gpu_check $(ARGS)
 
 doctor: $(STAMP) ## Say what is missing
 	@$(HOMES) $(BIN)/deer-reid doctor

@@ -18,15 +18,18 @@ import typer
 
 from deer_reid_pipeline import __version__
 from deer_reid_pipeline.commands.ab import app as ab_app
+from deer_reid_pipeline.commands.backup import backup, restore
+from deer_reid_pipeline.commands.benchmark import benchmark
 from deer_reid_pipeline.commands.common import RESUME, Json, RecipeName, Verbose, emit, ready_site
 from deer_reid_pipeline.commands.evaluation import tune, validate
+from deer_reid_pipeline.commands.handover import export, import_package_command
 from deer_reid_pipeline.commands.monitoring import cameras_app, monitor, review_app
 from deer_reid_pipeline.commands.releases import app as release_app
 from deer_reid_pipeline.commands.search import app as search_app
 from deer_reid_pipeline.commands.training import train
-from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.errors import DeerReidError, Interrupted
 from deer_reid_pipeline.shipped import shipped
-from deer_reid_pipeline.terminal import Console, Progress
+from deer_reid_pipeline.terminal import Console, Progress, plain
 
 app = typer.Typer(
     name="deer-reid",
@@ -282,27 +285,6 @@ def embed(
 
 
 @app.command()
-def export(
-    target: Annotated[Path, typer.Argument(help="A .csv file, or a folder that gets observations.csv.")],
-    as_json: Json = False,
-) -> None:
-    """Write every detection and its identity as CSV, with Camtrap DP column names. Camera positions stay out."""
-    from deer_reid_pipeline.exports import write_observations
-    from deer_reid_pipeline.store.decisions import all_results
-
-    console = Console(as_json)
-    if target.suffix and target.suffix.lower() != ".csv" and not target.is_dir():
-        raise DeerReidError(f"{target} is neither a .csv file nor a folder")
-    site = ready_site(console)
-    path = target if target.suffix.lower() == ".csv" else target / "observations.csv"
-    with site.database.session() as session:
-        rows = all_results(session)
-    write_observations(path, rows)
-    console.say(f"{len(rows)} detections written to {path}.")
-    emit(as_json, {"rows": len(rows), "output": str(path)})
-
-
-@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check the installation and say what is missing and how to get it."""
     from deer_reid_pipeline.doctor import examine
@@ -382,8 +364,9 @@ def _choose(site: Any, recipe: RecipeName) -> None:
     os.environ["DEER_REID_RECIPE"] = recipe.value
 
 
-for command in (validate, tune, train, monitor):
+for command in (export, validate, tune, train, monitor, benchmark, backup, restore):
     app.command()(command)
+app.command("import")(import_package_command)
 for group in (release_app, review_app, cameras_app, ab_app, search_app):
     app.add_typer(group)
 
@@ -396,6 +379,8 @@ def main() -> NoReturn:
     run: Callable[..., Any] = app
     try:
         code = run(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except Interrupted as error:
+        _fail(str(error), INTERRUPTED)
     except DeerReidError as error:
         _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
@@ -419,8 +404,7 @@ def _fail_if_database_left(error: BaseException) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split()).encode("ascii", "backslashreplace").decode()
-    sys.stderr.write(f"Error: {line}\n")
+    sys.stderr.write(f"Error: {plain(' '.join(message.split()))}\n")
     sys.exit(code)
 
 

@@ -1,4 +1,4 @@
-"""A pg_dump of the whole database into a file. It only reads; restoring is pg_restore's, by hand."""
+"""A pg_dump of a whole database into a file. It only reads; restoring is `store.restore`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,34 @@ BACKUP_TIMEOUT_S = 6 * 3600
 
 
 def back_up(database: Database, target: Path) -> Path:
-    """Dump the database to a file in pg_dump's custom format; the file is there only once it is whole.
+    """Dump the pipeline's database before a cutover; see `dump_database`.
+
+    Raises:
+        DatabaseError: it was not made; the text says how to go on without one.
+    """
+    try:
+        return dump_database(database.url, target, embedded=database.server is not None)
+    except DatabaseError as error:
+        raise DatabaseError(f"{error}; --no-backup goes on without one") from error
+
+
+def dump_database(url: str, target: Path, *, embedded: bool) -> Path:
+    """Dump a database to a file in pg_dump's custom format; the file is there only once it is whole.
 
     A dump holds all there is, coordinates included: only its owner may read it. The folder, which is for backups alone,
     is closed to others, and what is left in it of dumps that were killed goes.
 
+    Args:
+        embedded: the server is the embedded one, whose own pg_dump fits best.
+
     Raises:
         DatabaseError: no pg_dump is here, it is too old for the server, or the file cannot be written.
     """
-    programs = _programs(embedded=database.server is not None)
+    programs = postgres_programs("pg_dump", embedded=embedded)
     if not programs:
         raise DatabaseError(
             "no pg_dump was found for a backup: install PostgreSQL's client programs (apt install postgresql-client), "
-            "or make a backup yourself and use --no-backup"
+            "or make a backup yourself"
         )
     part = target.with_name(target.name + ".part")
     try:
@@ -40,7 +55,8 @@ def back_up(database: Database, target: Path) -> Path:
         with _held(part):
             said = ""
             for program in programs:
-                said = _run(program, database.url, part, embedded=database.server is not None)
+                options = ["--format=custom", "--compress=1", f"--file={part}"]
+                said = run_on_database(program, options, url, embedded=embedded)
                 if not said:
                     part.rename(target)
                     return target
@@ -48,7 +64,7 @@ def back_up(database: Database, target: Path) -> Path:
                     break
     except OSError as error:
         said = str(error)
-    raise DatabaseError(f"the backup {target} was not made: {said}; --no-backup goes on without one")
+    raise DatabaseError(f"the backup {target} was not made: {said}")
 
 
 def _close_folder(folder: Path) -> None:
@@ -78,14 +94,14 @@ def _held(part: Path) -> Iterator[None]:
         os.close(held)
 
 
-def _programs(*, embedded: bool) -> list[Path]:
-    """pg_dump as installed, and the embedded server's, whose version is the embedded server's; best first."""
+def postgres_programs(name: str, *, embedded: bool) -> list[Path]:
+    """A program of PostgreSQL as installed, and the embedded server's, of the embedded server's version; best first."""
     found = []
-    installed = shutil.which("pg_dump")
+    installed = shutil.which(name)
     if installed is not None:
         found.append(Path(installed))
     try:
-        own = postgres_binaries() / "pg_dump"
+        own = postgres_binaries() / name
     except DatabaseError:
         own = None
     if own is not None and own.exists():
@@ -93,11 +109,11 @@ def _programs(*, embedded: bool) -> list[Path]:
     return found[::-1] if embedded else found
 
 
-def _run(program: Path, url: str, part: Path, *, embedded: bool) -> str:
-    """Dump; returns what went wrong in one line, nothing if it worked. The password is in no command line.
+def run_on_database(program: Path, options: list[str], url: str, *, embedded: bool) -> str:
+    """Run pg_dump or pg_restore on a database; returns what went wrong in one line, nothing if it worked.
 
-    To an external server pg_dump gets the environment that the pipeline's own connections have (PGPASSFILE, PGSSLMODE);
-    the embedded one needs none of it.
+    The password is in no command line. To an external server the program gets the environment that the pipeline's own
+    connections have (PGPASSFILE, PGSSLMODE); the embedded one needs none of it.
     """
     address = make_url(url)
     secret = address.password or address.query.get("password")
@@ -113,7 +129,7 @@ def _run(program: Path, url: str, part: Path, *, embedded: bool) -> str:
     environment["LC_ALL"] = "C"
     if secret is not None:
         environment["PGPASSWORD"] = str(secret)
-    command = [str(program), "--format=custom", "--compress=1", "--no-password", f"--file={part}"]
+    command = [str(program), "--no-password", *options]
     try:
         result = subprocess.run(
             [*command, f"--dbname={shown.render_as_string(hide_password=False)}"],
@@ -125,6 +141,6 @@ def _run(program: Path, url: str, part: Path, *, embedded: bool) -> str:
             timeout=BACKUP_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return f"pg_dump took longer than {BACKUP_TIMEOUT_S // 3600} hours"
+        return f"{program.name} took longer than {BACKUP_TIMEOUT_S // 3600} hours"
     said = " ".join(result.stderr.split()).encode("ascii", "replace").decode()[:300]
-    return (said or f"pg_dump ended with {result.returncode}") if result.returncode else ""
+    return (said or f"{program.name} ended with {result.returncode}") if result.returncode else ""

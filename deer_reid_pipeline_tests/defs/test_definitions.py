@@ -45,6 +45,8 @@ PARENTS = {  # SPEC section 8, from image_drops to deer_profiles
     "embedding_release": {"validation_report"},
     "ab_report": {"deer_matches", "finetuned_embeddings"},
     "false_positive_report": {"deer_matches"},
+    "benchmark_report": set(),
+    "gpu_memory_report": set(),
 }
 MAIN_PATH = ("image_drops", "images", "detections", "detection_crops", *sorted(BRANCH_ASSETS), "deer_matches")
 GROUPS = {
@@ -65,6 +67,7 @@ GROUPS = {
     ),
     "false_positive_report": "monitoring",
     **dict.fromkeys(("triplet_dataset", "finetuned_model", "finetuned_embeddings"), "training"),
+    **dict.fromkeys(("benchmark_report", "gpu_memory_report"), "performance"),
 }
 PARTITIONS = {**dict.fromkeys(MAIN_PATH, image_drop_partitions), "false_positive_report": daily_partitions}
 BLOCKING = {

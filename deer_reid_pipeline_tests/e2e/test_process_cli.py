@@ -124,7 +124,7 @@ def test_vectors_of_another_process_and_batch_size_are_the_stored_ones(
 
 
 def test_export_names_every_detection_and_no_place(processed: Processed, tmp_path: Path) -> None:
-    result = processed.home.run("export", tmp_path / "out", "--json").result
+    result = processed.home.run("export", tmp_path / "out" / "seen.csv", "--json").result
     rows = read_table(Path(result["output"]))
     given = read_table(processed.drop / "observations.csv")
     assert result["rows"] == len(rows) == len(given)
