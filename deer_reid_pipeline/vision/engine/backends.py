@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,7 @@ def absent(backend: str, device: torch.device) -> str | None:
         if device.type != "cpu":
             return "OpenVINO is used on the CPU only"
         if importlib.util.find_spec("openvino") is None:
-            return "the package openvino is not installed; install it with 'pip install deer-reid-pipeline[openvino]'"
+            return "the package openvino is not installed; install it with 'pip install openvino', where there is one"
     if backend == "compile" and device.type == "cpu":
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
@@ -108,6 +109,8 @@ def _compiled(network: Trunk, device: torch.device, size: int) -> Runner:
 
 
 def _openvino(network: Trunk, precision: str) -> Runner:
+    # Converting a model tells Intel so, if this module can be imported; nothing is to leave the machine.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
 
     shape = openvino.PartialShape([-1, network.height, network.width, 3])

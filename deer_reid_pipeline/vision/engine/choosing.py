@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEAST_COSINE = 0.999
-"""To float32 as loaded, in every branch, of every calibration picture."""
+WANTED_COSINE = 0.999
+"""To float32 as loaded, in every branch, of any picture."""
+LEAST_COSINE = 0.9995
+"""The same of every calibration picture, because other pictures lie lower."""
 LEAST_BATCH_COSINE = 0.9999
 """Of a crop embedded alone to the same crop in a batch."""
 LEAST_GAIN = 1.05
@@ -46,7 +48,7 @@ HOPELESS = 2.0
 """What takes this many times as long as float32 as loaded on a few crops is not tried on more."""
 TIME_LIMIT = 180.0
 """Seconds after which no other way is tried."""
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
 """Raised when the computing or the measuring changes: what is kept is then measured anew."""
 
 _ALONE = 4

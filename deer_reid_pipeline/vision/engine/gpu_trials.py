@@ -15,7 +15,7 @@ from deer_reid_pipeline.vision.crops import decode_crop
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder, precision
 from deer_reid_pipeline.vision.engine.batches import peak_bytes
-from deer_reid_pipeline.vision.engine.choosing import LEAST_COSINE, measure
+from deer_reid_pipeline.vision.engine.choosing import WANTED_COSINE, measure
 from deer_reid_pipeline.vision.engine.gpu_memory import (
     MIB,
     Budget,
@@ -152,7 +152,7 @@ def failures_of(
 ) -> list[str]:
     """What was not as it has to be, a sentence each."""
     found = []
-    if not cosine >= LEAST_COSINE:
+    if not cosine >= WANTED_COSINE:
         found.append(f"the vectors of the way of computing in use have cosine {cosine:.5f} to float32")
     if budget is None:
         return found

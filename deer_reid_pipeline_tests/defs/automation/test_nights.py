@@ -75,13 +75,13 @@ def always(*days: date) -> Any:
 def evaluate(
     schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance, at: datetime, site: SiteResource | None = None
 ) -> Any:
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=at,
         resources={"site": site or AnySite()},
         repository_def=REPOSITORY,
-    )
-    return schedule.evaluate_tick(context)
+    ) as context:
+        return schedule.evaluate_tick(context)
 
 
 @dg.op

@@ -62,13 +62,13 @@ def test_how_much_is_measured_depends_on_the_work_ahead(
         return decision_for(embedder, full)
 
     monkeypatch.setattr(settling, "measure", measure)
-    monkeypatch.setattr(settling, "_seconds_a_crop", lambda _: seconds / 100)
+    monkeypatch.setattr(settling, "_seconds_a_crop", lambda _: seconds / 200)
     monkeypatch.setattr(embedder, "runner", lambda key, choice: None)
-    settle(embedder, tmp_path, AUTO, 100, pictures=pictures)
+    settle(embedder, tmp_path, AUTO, 200, pictures=pictures)
     assert asked == ([] if measured is None else [measured])
     found = kept(tmp_path, embedder)
     assert (None if found is None else found.full) == measured
-    settle(embedder, tmp_path, AUTO, 100, pictures=no_pictures if measured is not False else pictures)
+    settle(embedder, tmp_path, AUTO, 200, pictures=no_pictures if measured is not False else pictures)
     assert len(asked) == len([measured] * (measured is not None)), "what is kept is not measured again"
 
 
