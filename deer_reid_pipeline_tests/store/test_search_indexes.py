@@ -34,7 +34,7 @@ from deer_reid_pipeline.store.search.index import (
 )
 from deer_reid_pipeline.store.search.recall import K, Watched, draw_probes, find_truth, fused_recall, watch_recall
 from deer_reid_pipeline.store.search.resources import BuildSettings, build_settings
-from deer_reid_pipeline.store.search.trial import BRANCHES, POLICY, MadeUp, fill
+from deer_reid_pipeline.store.search.trial import BRANCHES, POLICY, MadeUp, fill, measure_exact
 from deer_reid_pipeline_tests.conftest import REPO
 from deer_reid_pipeline_tests.sites import run_sql
 from deer_reid_pipeline_tests.store.made_up import LIMIT, Stored, as_arrays, copy_of
@@ -517,3 +517,9 @@ def test_the_disk_estimate_holds_the_index(indexed: Database, stored: Stored) ->
     assert index is not None
     assert index.bytes <= resources.disk_bytes(2500, HALFVEC) * 1.02 + 2 * resources.PAGE
     assert resources.disk_bytes(2500, HALFVEC) <= 1.3 * index.bytes
+
+
+def test_the_exact_path_is_timed_among_all_that_is_stored(database: Database) -> None:
+    found = measure_exact(database, [20, 40], lambda line: None, sample=3)
+    assert [(found[size]["rows"], found[size]["exact"]) for size in (20, 40)] == [(200, True), (400, True)]
+    assert min(found[size]["decision_ms"]["p50"] for size in (20, 40)) > 0

@@ -24,7 +24,15 @@ from deer_reid_pipeline.reid.matching import MatchPolicy
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.models import VECTOR_SIZE
 from deer_reid_pipeline.store.search import index as indexes
-from deer_reid_pipeline.store.search.index import HALFVEC, VECTOR, Plan, StoredIndex, plan_search
+from deer_reid_pipeline.store.search.index import (
+    HALFVEC,
+    HNSW_EF_CONSTRUCTION,
+    HNSW_M,
+    VECTOR,
+    Plan,
+    StoredIndex,
+    plan_search,
+)
 from deer_reid_pipeline.store.search.recall import (
     HALFVEC_RECALL,
     WANTED_RECALL,
@@ -38,8 +46,6 @@ from deer_reid_pipeline.store.search.resources import BuildSettings, build_setti
 LogLine = Callable[[str], None]
 
 log = logging.getLogger(__name__)
-
-HNSW_M, HNSW_EF_CONSTRUCTION = 16, 64
 
 GROWN = 2.0
 """An index is measured again when there are this many times the rows that it was measured with."""

@@ -17,16 +17,16 @@ from sqlalchemy import Connection, text
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.models import VECTOR_SIZE
-from deer_reid_pipeline.store.search.index import HALFVEC
+from deer_reid_pipeline.store.search.index import HALFVEC, HNSW_M
 
 MIB = 1024 * 1024
 
-BYTES_BESIDE_THE_VECTOR = 800
-"""Of an element of the graph in memory, at m = 16: neighbours of all levels, header, allocation."""
+BYTES_BESIDE_THE_VECTOR = 200 + 38 * HNSW_M
+"""Of an element of the graph in memory: neighbours of all levels, header, allocation."""
 
 PAGE, PAGE_OVERHEAD = 8192, 40
-NEIGHBOURS_ON_DISK = 220
-"""Bytes of the neighbour tuple of an element at m = 16, its line pointer included."""
+NEIGHBOURS_ON_DISK = 28 + 12 * HNSW_M
+"""Bytes of the neighbour tuple of an element, its line pointer included."""
 
 SPARE = 1.15
 WAL_AT_MOST = 2 * 1024 * MIB
