@@ -54,7 +54,7 @@ def test_the_image_runs_without_root_and_names_no_index() -> None:
     assert "HEALTHCHECK" not in DOCKERFILE, "the compose file says how each service is looked after"
 
 
-@pytest.mark.parametrize("extras", ["", "gpu", "gpu,ray, openvino"])
+@pytest.mark.parametrize("extras", ["", "gpu", "gpu,ray, docker"])
 def test_the_image_asks_for_what_the_project_needs(extras: str) -> None:
     command = [sys.executable, str(REPO / "deploy" / "requirements.py"), str(REPO / "pyproject.toml"), extras]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
