@@ -8,7 +8,6 @@ searches for them among all others.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,12 @@ from deer_reid_pipeline.reid.evaluation.protocol import evaluate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.embeddings import embed_detections
-from deer_reid_pipeline.steps.fold_models import fold_models, needed_by_judges
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.training_report import RecipeFigures, write_training_report
 from deer_reid_pipeline.steps.training_report.figures import EARLIER, FINE_TUNED, FIRST, LIVE, STARTED_FROM
-from deer_reid_pipeline.steps.truth import load_identities, load_truth
+from deer_reid_pipeline.steps.truth import judged_by_others, load_truth
 from deer_reid_pipeline.steps.tuning import fit_release, propose_fit
 from deer_reid_pipeline.store.recipes import training_of, tuned_recipes
 from deer_reid_pipeline.store.releases import fitted_of, live_release
@@ -139,16 +137,8 @@ def embed_judges(site: Site, recipe_id: str, say: LogLine = log.info) -> int:
     Returns:
         How many detections were embedded; 0 where the recipe is not fine-tuned.
     """
-    with site.database.session() as session:
-        models = fold_models(session, recipe_id)
-    if models is None or not models.recipes:
-        return 0
-    labelled = load_identities(site)
-    named = [key for key in labelled.keys if isinstance(key, uuid.UUID)]
     made = 0
-    for judge, keys in needed_by_judges(models, labelled, named).items():
-        if judge == recipe_id:
-            continue
+    for judge, keys in judged_by_others(site, recipe_id).items():
         with site.database.session() as session:
             have = embedded(session, judge, BRANCHES, keys)
         todo = [key for key in keys if key not in have]

@@ -6,7 +6,6 @@ are watched for their age is done once a week all the same, so that its checks l
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,10 +13,9 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.reid.similarity import BRANCHES
-from deer_reid_pipeline.steps.fold_models import fold_models, needed_by_judges
 from deer_reid_pipeline.steps.monitoring import WINDOW_DAYS, day_bounds
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.steps.truth import data_digest, load_identities, load_truth
+from deer_reid_pipeline.steps.truth import data_digest, judged_by_others, load_truth
 from deer_reid_pipeline.steps.tuning import FOLDS
 from deer_reid_pipeline.store import nightly as stored
 from deer_reid_pipeline.store.media import detections_without_vectors
@@ -196,17 +194,12 @@ def _newest(session: Session, kind: str, live: _Live) -> tuple[int, str | None] 
 
 def _lacking_for_judges(site: Site, recipe_id: str) -> int:
     """Vectors that models of a fine-tuned recipe lack of the animals that they judge and that can be made."""
-    with site.database.session() as session:
-        models = fold_models(session, recipe_id)
-    if models is None or not models.recipes:
-        return 0
-    labelled = load_identities(site)
-    named = [key for key in labelled.keys if isinstance(key, uuid.UUID)]
     count = 0
+    judges = judged_by_others(site, recipe_id)
     with site.database.session() as session:
-        for judge, keys in needed_by_judges(models, labelled, named).items():
+        for judge, keys in judges.items():
             lacking = sorted(set(keys) - embedded(session, judge, BRANCHES, keys), key=str)
-            count += len(lacking) - len(stored.without_picture(session, lacking)) if judge != recipe_id else 0
+            count += len(lacking) - len(stored.without_picture(session, lacking))
     return count
 
 

@@ -23,7 +23,7 @@ from deer_reid_pipeline.reid.encounters import BURST_GAP
 from deer_reid_pipeline.reid.evaluation.labelled import Ints, Labelled
 from deer_reid_pipeline.reid.similarity import BRANCHES, FloatArray, VectorSet
 from deer_reid_pipeline.reid.vocabulary import UNKNOWN, agreed_sex, sex_of
-from deer_reid_pipeline.steps.fold_models import FoldModels, fold_models
+from deer_reid_pipeline.steps.fold_models import FoldModels, fold_models, needed_by_judges
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.models import VECTOR_SIZE
 from deer_reid_pipeline.store.reviews import DIFFERENT, SAME, PairReview, standing_reviews
@@ -118,6 +118,18 @@ def load_identities(site: Site) -> Labelled:
     """Standing detections whose individual a person gave, whatever they were embedded with: rows without vectors."""
     with site.database.session() as session:
         return _labelled(_named(session)[0], {}, None)
+
+
+def judged_by_others(site: Site, recipe_id: str) -> dict[str, list[uuid.UUID]]:
+    """Fold model of a fine-tuned recipe -> detections that it needs vectors of to judge; empty for other recipes."""
+    with site.database.session() as session:
+        models = fold_models(session, recipe_id)
+    if models is None or not models.recipes:
+        return {}
+    labelled = load_identities(site)
+    named = [key for key in labelled.keys if isinstance(key, uuid.UUID)]
+    needed = needed_by_judges(models, labelled, named)
+    return {judge: keys for judge, keys in needed.items() if judge != recipe_id}
 
 
 def _named(session: Session) -> tuple[list[TruthRow], Learned]:

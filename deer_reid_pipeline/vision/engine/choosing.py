@@ -247,9 +247,9 @@ class _Bench:
             return Trial(self.key, choice, reason=str(error).splitlines()[0])
         finally:
             self.embedder.release()
-        cosine = _least(self.reference, together)
+        cosine = least_cosine(self.reference, together)
         batch_cosine = min(
-            _least({name: values[row : row + 1] for name, values in together.items()}, each)
+            least_cosine({name: values[row : row + 1] for name, values in together.items()}, each)
             for row, each in enumerate(alone)
         )
         reason = ""
@@ -269,8 +269,8 @@ class _Bench:
         work comes and goes."""
         plain, best = self.embedder.runner(self.key, PLAIN), 0.0
         for _ in range(_ROUNDS):
-            before = _timed(lambda: self._vectors(plain, self.few))
-            best = max(best, before / _timed(lambda: self._vectors(runner, self.few)))
+            before = timed(lambda: self._vectors(plain, self.few))
+            best = max(best, before / timed(lambda: self._vectors(runner, self.few)))
             if best >= 1 / HOPELESS:
                 break
         return best
@@ -281,7 +281,7 @@ class _Bench:
         batches = {spec: np.resize(batch, (size, *batch.shape[1:])) for spec, batch in self.laid_out.items()}
         plain = self.embedder.runner(self.key, PLAIN)
         pairs = [
-            (_timed(lambda: self._vectors(plain, batches)), _timed(lambda: self._vectors(runner, batches)))
+            (timed(lambda: self._vectors(plain, batches)), timed(lambda: self._vectors(runner, batches)))
             for _ in range(_ROUNDS)
         ]
         if self.plain_rate is None:
@@ -289,14 +289,15 @@ class _Bench:
         return self.plain_rate * statistics.median(before / took for before, took in pairs)
 
 
-def _timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def _least(one: Mapping[str, NDArray[np.float32]], other: Mapping[str, NDArray[np.float32]]) -> float:
-    """Least cosine between vectors of the same crops, over crops and branches; -1 where one is not finite."""
+def least_cosine(one: Mapping[str, NDArray[np.float32]], other: Mapping[str, NDArray[np.float32]]) -> float:
+    """Least cosine between unit vectors of the same crops, over crops and branches; -1 where one is not finite."""
     least = min(float((values * other[name]).sum(axis=1).min()) for name, values in one.items())
     return least if np.isfinite(least) else -1.0
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder
 from deer_reid_pipeline.vision.engine.batches import vram_budget
-from deer_reid_pipeline.vision.engine.choosing import LEAST_BATCH_COSINE
+from deer_reid_pipeline.vision.engine.choosing import LEAST_BATCH_COSINE, least_cosine
 
 Vectors = Mapping[str, NDArray[np.float32]]
 
@@ -135,9 +135,3 @@ def _peaks(embedder: Embedder, crops: Sequence[Pixels]) -> tuple[int, int]:
     embedder.embed(crops)
     torch.cuda.synchronize(embedder.device)
     return torch.cuda.max_memory_allocated(embedder.device), torch.cuda.max_memory_reserved(embedder.device)
-
-
-def least_cosine(one: Vectors, other: Vectors) -> float:
-    """Least cosine between unit vectors of the same crops, over crops and branches; -1 where one is not finite."""
-    least = min(float((values * other[name]).sum(axis=1).min()) for name, values in one.items())
-    return least if np.isfinite(least) else -1.0

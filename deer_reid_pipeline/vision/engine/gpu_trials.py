@@ -13,21 +13,20 @@ import torch
 
 from deer_reid_pipeline.vision.crops import decode_crop
 from deer_reid_pipeline.vision.decode import Pixels
-from deer_reid_pipeline.vision.embedder import Embedder, precision
+from deer_reid_pipeline.vision.embedder import Embedder
 from deer_reid_pipeline.vision.engine.batches import peak_bytes
-from deer_reid_pipeline.vision.engine.choosing import WANTED_COSINE, measure
+from deer_reid_pipeline.vision.engine.choosing import WANTED_COSINE, least_cosine, measure
 from deer_reid_pipeline.vision.engine.gpu_memory import (
     MIB,
     Budget,
     OutOfMemoryTrial,
-    least_cosine,
     out_of_memory_trial,
 )
 from deer_reid_pipeline.vision.engine.loading import Job, cores
+from deer_reid_pipeline.vision.engine.measuring import batches_on_device, finish, forward
 from deer_reid_pipeline.vision.engine.options import AUTO, EngineOptions
 from deer_reid_pipeline.vision.engine.settling import fit_batch
 from deer_reid_pipeline.vision.engine.stream import embed_jobs
-from deer_reid_pipeline.vision.features import lay_out
 
 Say = Callable[[str], None]
 
@@ -186,19 +185,8 @@ def _at_batch(
 
 def bare_rate(embedder: Embedder, crops: Sequence[Pixels], size: int, seconds: float) -> float:
     """Crops a second of the networks alone, by the plan in use, on bytes that lie on the device already."""
-    laid_out = {
-        spec: torch.from_numpy(np.resize(lay_out(crops, spec), (size, spec.height, spec.width, 3))).to(embedder.device)
-        for spec in embedder.layouts()
-    }
-    recipe = embedder.recipe
-
-    def forward() -> None:
-        for key, choice in embedder.plan.items():
-            for spec in recipe.backbones[key].preprocess.each_view():
-                embedder.runner(key, choice)(laid_out[spec])
-
-    with precision(embedder.device):
-        return size / _seconds_each(forward, embedder.device, seconds)
+    on_device = batches_on_device(embedder, crops, size)
+    return size / _seconds_each(lambda: forward(embedder, on_device), embedder.device, seconds)
 
 
 def engine_rate(embedder: Embedder, contents: Sequence[bytes], batch: int, seconds: float) -> float:
@@ -282,18 +270,13 @@ def _copy_rates(embedder: Embedder, size: int, seconds: float) -> tuple[float | 
 def _seconds_each(work: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Seconds that a call takes, over as many calls as fill `seconds`; a device is waited for once, at the end."""
     work()
-    _wait(device)
+    finish(device)
     start = time.perf_counter()
     work()
-    _wait(device)
+    finish(device)
     count = max(3, int(seconds / max(1e-6, time.perf_counter() - start)))
     start = time.perf_counter()
     for _ in range(count):
         work()
-    _wait(device)
+    finish(device)
     return (time.perf_counter() - start) / count
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -10,8 +10,7 @@ import copy
 import resource
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from PIL import Image
 from deer_reid_pipeline.vision.crops import CropSpec, cut_crop, decode_crop, open_for_crop
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder, precision
-from deer_reid_pipeline.vision.engine.choosing import circumstances
+from deer_reid_pipeline.vision.engine.choosing import circumstances, least_cosine, timed
 from deer_reid_pipeline.vision.engine.loading import Job, cores, load_crop
 from deer_reid_pipeline.vision.engine.options import PLAIN
 from deer_reid_pipeline.vision.engine.stream import embed_jobs
@@ -97,10 +96,10 @@ def measure_speed(
     plain.embed(some[0])
     took: dict[str, list[float]] = {name: [] for name in ("decode", "forward", "engine", "loop")}
     for _ in range(rounds):
-        took["decode"].append(_timed(lambda: _decode_all(jobs)))
-        took["forward"].append(_timed(lambda: _forward_all(embedder, on_device, count, batch)))
-        took["engine"].append(_timed(lambda: _run_engine(embedder, jobs, batch)))
-        took["loop"].append(_timed(lambda: [plain.embed(job) for job in some]) * count / len(some))
+        took["decode"].append(timed(lambda: _decode_all(jobs)))
+        took["forward"].append(timed(lambda: _forward_all(embedder, on_device, count, batch)))
+        took["engine"].append(timed(lambda: _run_engine(embedder, jobs, batch)))
+        took["loop"].append(timed(lambda: [plain.embed(job) for job in some]) * count / len(some))
     floors = [decode + forward for decode, forward in zip(took["decode"], took["forward"], strict=True)]
     engines, loops = took["engine"], took["loop"]
     return SpeedReport(
@@ -147,12 +146,6 @@ def peak_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def _decode_all(jobs: Sequence[Job[int]]) -> None:
     """Every picture decoded as small as its crop allows, on all cores, and nothing else."""
     with ThreadPoolExecutor(cores()) as pool:
@@ -170,12 +163,17 @@ def _forward_all(embedder: Embedder, on_device: Mapping[Preprocess, torch.Tensor
     """The networks alone, over as many batches as the crops fill; the last one may be a part."""
     for start in range(0, count, batch):
         size = min(batch, count - start)
-        with precision(embedder.device):
-            for key, choice in embedder.plan.items():
-                runner = embedder.runner(key, choice)
-                for spec in embedder.recipe.backbones[key].preprocess.each_view():
-                    runner(on_device[spec][:size])
+        forward(embedder, {spec: each[:size] for spec, each in on_device.items()})
     finish(embedder.device)
+
+
+def forward(embedder: Embedder, on_device: Mapping[Preprocess, torch.Tensor]) -> None:
+    """The networks alone, by the plan in use, over a batch that lies on the device; the device is not waited for."""
+    with precision(embedder.device):
+        for key, choice in embedder.plan.items():
+            runner = embedder.runner(key, choice)
+            for spec in embedder.recipe.backbones[key].preprocess.each_view():
+                runner(on_device[spec])
 
 
 def _run_engine(embedder: Embedder, jobs: Sequence[Job[int]], batch: int) -> None:
@@ -188,11 +186,10 @@ def cosine_to_plain(embedder: Embedder, crops: Sequence[Pixels]) -> float:
     """Least cosine between the vectors of the plan in use and those of float32 as loaded."""
     used = embedder.embed(crops).vectors
     laid_out = {spec: lay_out(crops, spec) for spec in embedder.layouts()}
-    least = 1.0
+    plain: dict[str, NDArray[np.float32]] = {}
     for key in embedder.trunks:
-        for name, values in embedder.vectors_of(key, embedder.runner(key, PLAIN), laid_out).items():
-            least = min(least, float((values * used[name]).sum(axis=1).min()))
-    return least
+        plain.update(embedder.vectors_of(key, embedder.runner(key, PLAIN), laid_out))
+    return min(1.0, least_cosine(plain, used))
 
 
 class PlainLoop:

@@ -101,18 +101,29 @@ def measure_and_keep(
 def fit_batch(embedder: Embedder, options: EngineOptions) -> int:
     """Set the largest batch that stays within the memory budget of the card; returns it."""
     budget = vram_budget(options.vram_mb, embedder.device)
-    crop = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-
-    def work(size: int) -> None:
-        embedder.limit.crops = size
-        embedder.embed([crop] * size)
-        if embedder.limit.crops < size:  # it was survived in smaller batches, which is not what is asked here
-            raise torch.cuda.OutOfMemoryError(f"{size} crops at once do not fit")
-
-    embedder.limit.crops = largest_batch(peak_bytes(work, embedder.device), budget)
+    embedder.limit.crops = largest_batch(peak_bytes(whole_batches(embedder), embedder.device), budget)
     torch.cuda.empty_cache()
     log.info("batches of %d crops stay within %d MiB of the card", embedder.limit.crops, budget // 2**20)
     return embedder.limit.crops
+
+
+def whole_batches(embedder: Embedder) -> Callable[[int], None]:
+    """Embeds so many crops of noise at once, and sets the embedder's limit to them.
+
+    The call raises torch.cuda.OutOfMemoryError where they do not fit, also where smaller batches would have done.
+    """
+
+    def work(size: int) -> None:
+        embedder.limit.crops = size
+        embedder.embed([_noise()] * size)
+        if embedder.limit.crops < size:
+            raise torch.cuda.OutOfMemoryError(f"{size} crops at once do not fit {embedder.device}")
+
+    return work
+
+
+def _noise() -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 
 
 def _use(
@@ -135,7 +146,7 @@ def _use(
 
 def _seconds_a_crop(embedder: Embedder) -> float:
     """Of this recipe as it is computed now, from one batch of noise."""
-    crop = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    crop = _noise()
     count = min(8, embedder.limit.crops)
     start = time.perf_counter()
     embedder.embed([crop] * count)

@@ -14,15 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 
 from deer_reid_pipeline.vision.crops import cut_from, decode_crop, open_for_crop
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder, precision
 from deer_reid_pipeline.vision.engine.batches import SIZES, largest_batch, peak_bytes
+from deer_reid_pipeline.vision.engine.choosing import timed
 from deer_reid_pipeline.vision.engine.loading import Job, cores
 from deer_reid_pipeline.vision.engine.measuring import batches_on_device, finish
+from deer_reid_pipeline.vision.engine.settling import whole_batches
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.vision.recipe import Preprocess
@@ -108,7 +109,7 @@ def variant_seconds(embedder: Embedder, crops: Sequence[Pixels], batch: int, rou
     took: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(rounds):
         for name, branches in VARIANTS.items():
-            took[name].append(_timed(lambda: compute(embedder, on_device, branches)))  # noqa: B023
+            took[name].append(timed(lambda: compute(embedder, on_device, branches)))  # noqa: B023
     return {name: statistics.median(each) / batch for name, each in took.items()}
 
 
@@ -121,7 +122,7 @@ def batch_seconds(
     def median(size: int) -> float:
         on_device = batches_on_device(embedder, crops, size)
         compute(embedder, on_device, every)
-        return statistics.median(_timed(lambda: compute(embedder, on_device, every)) for _ in range(rounds))
+        return statistics.median(timed(lambda: compute(embedder, on_device, every)) for _ in range(rounds))
 
     found: dict[int, float | None] = {}
     for size in sizes:
@@ -159,15 +160,7 @@ def memory_of_batches(embedder: Embedder, budget: int, shown: Sequence[int] = (1
     if device.type != "cuda":
         return None
     before = embedder.limit.crops
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-
-    def work(size: int) -> None:
-        embedder.limit.crops = size
-        embedder.embed([noise] * size)
-        if embedder.limit.crops != size:  # memory ran out, and the embedder went on with half
-            raise torch.cuda.OutOfMemoryError(f"{size} crops at once do not fit {device}")
-
-    measured = peak_bytes(work, device)
+    measured = peak_bytes(whole_batches(embedder), device)
     peaks: dict[int, float | None] = {}
     try:
         for size in shown:
@@ -196,9 +189,3 @@ def _file(job: Job[int]) -> Path:
     if isinstance(job.source, bytes):
         raise ValueError("a box is cut out of a picture file, not out of bytes")
     return job.source
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -47,7 +47,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(choosing, "_timed", made.timed)
+    monkeypatch.setattr(choosing, "timed", made.timed)
     return made
 
 
