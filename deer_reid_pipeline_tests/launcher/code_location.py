@@ -31,6 +31,8 @@ def obey(context: dg.AssetExecutionContext) -> None:
         draft.write_text(json.dumps(note), encoding="ascii")
         draft.replace(Path(folder) / "note.json")
     if deed == "die":
+        while not (Path(str(folder)) / "now").exists():
+            time.sleep(0.05)
         os._exit(9)
     while deed in ("sleep", "stubborn", "parent"):
         time.sleep(0.1)

@@ -145,6 +145,7 @@ def test_a_crash_before_the_run_begins_is_reported_when_it_happens(
 
 def test_a_crash_later_is_failed_by_the_health_check(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     run = started(instance, tmp_path, "die")
+    (tmp_path / "now").touch()  # the launcher's look at the start is over
     wait_for(lambda: is_gone(note_in(tmp_path)["pid"]), "end of the worker")
     result = instance.run_launcher.check_run_worker_health(reread(instance, run))
     assert result.status.value == "FAILED"

@@ -9,6 +9,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ from sqlalchemy.pool import NullPool
 from deer_reid_pipeline.errors import BackupError, DatabaseError
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps import backup as making
-from deer_reid_pipeline.steps.backup import back_up_site
+from deer_reid_pipeline.steps.backup import BackupMade, back_up_site
 from deer_reid_pipeline.steps.restore import restore_site
 from deer_reid_pipeline.store import migrate
 from deer_reid_pipeline.store.database import Database
@@ -88,13 +89,15 @@ def elsewhere(make_home: Callable[[], Path], empty_database_url: str, server: Em
     run_sql(server.url("postgres"), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-def opened(settings: Settings) -> Database:
+def backed_up(settings: Settings, folder: Path) -> BackupMade:
+    """A backup whose connections are closed: an open one would keep the database from being renamed."""
     assert settings.database_url is not None
-    return Database(settings.database_url, settings.dagster_database_url)
+    with closing(Database(settings.database_url, settings.dagster_database_url)) as database:
+        return back_up_site(settings, database, folder)
 
 
 def test_a_backup_holds_what_cannot_be_had_again_and_nothing_else(settings: Settings, tmp_path: Path) -> None:
-    made = back_up_site(settings, opened(settings), tmp_path / "b")
+    made = backed_up(settings, tmp_path / "b")
     found = files_in(made.folder)
     assert {name: found[f"files/{name}"] for name in MADE} == MADE
     assert set(found) == {"manifest.json", "deer_reid.dump", "dagster.dump"} | {f"files/{name}" for name in MADE}
@@ -105,7 +108,7 @@ def test_a_backup_holds_what_cannot_be_had_again_and_nothing_else(settings: Sett
 
 
 def test_a_restore_brings_files_and_rows_back(settings: Settings, elsewhere: Settings, tmp_path: Path) -> None:
-    back_up_site(settings, opened(settings), tmp_path / "b")
+    backed_up(settings, tmp_path / "b")
     done = restore_site(elsewhere, tmp_path / "b", replace=False)
     assert (done.moved_to, done.kept_databases, done.instance_left) == (None, (), False)
     assert files_in(elsewhere.home) == MADE
@@ -118,7 +121,7 @@ def test_a_restore_brings_files_and_rows_back(settings: Settings, elsewhere: Set
 def test_a_damaged_backup_is_refused_before_anything_is_touched(
     settings: Settings, elsewhere: Settings, tmp_path: Path
 ) -> None:
-    folder = back_up_site(settings, opened(settings), tmp_path / "b").folder
+    folder = backed_up(settings, tmp_path / "b").folder
     victim = folder / "files" / "models" / "m.safetensors"
     for harm in (b"mod3l", b"mod", None):
         if harm is None:
@@ -132,7 +135,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_touched(
 
 
 def test_a_manifest_that_points_outside_is_refused(settings: Settings, elsewhere: Settings, tmp_path: Path) -> None:
-    folder = back_up_site(settings, opened(settings), tmp_path / "b").folder
+    folder = backed_up(settings, tmp_path / "b").folder
     manifest = json.loads((folder / "manifest.json").read_bytes())
     for path in ("files/../../x", "/etc/passwd", "files/weights/w", "files/crops/../../x", "files/crops//x", "x.dump",
                  "files/crops"):  # fmt: skip
@@ -143,7 +146,7 @@ def test_a_manifest_that_points_outside_is_refused(settings: Settings, elsewhere
 
 
 def test_a_backup_of_a_newer_version_is_refused(settings: Settings, elsewhere: Settings, tmp_path: Path) -> None:
-    folder = back_up_site(settings, opened(settings), tmp_path / "b").folder
+    folder = backed_up(settings, tmp_path / "b").folder
     manifest = json.loads((folder / "manifest.json").read_bytes())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "revision": "9999", "version": "7.0"}))
     with pytest.raises(BackupError, match=r"schema 9999.*install deer-reid 7\.0 or newer"):
@@ -159,10 +162,10 @@ def test_a_backup_never_overwrites(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine").write_bytes(b"mine")
     with pytest.raises(BackupError, match="never overwrites"):
-        back_up_site(settings, opened(settings), tmp_path / "b")
+        backed_up(settings, tmp_path / "b")
     assert files_in(tmp_path) == {"b/mine": b"mine"}
     with pytest.raises(BackupError, match="inside what is backed up"):
-        back_up_site(settings, opened(settings), settings.home / "crops" / "b")
+        backed_up(settings, settings.home / "crops" / "b")
 
 
 def test_a_full_disk_leaves_nothing_under_the_name(
@@ -177,7 +180,7 @@ def test_a_full_disk_leaves_nothing_under_the_name(
 
     monkeypatch.setattr(making, "hash_into", full)
     with pytest.raises(BackupError, match=r"was not made: No space left on device; make room"):
-        back_up_site(settings, opened(settings), tmp_path / "b")
+        backed_up(settings, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,7 +192,7 @@ def test_a_disk_that_is_full_for_the_dump_leaves_nothing(settings: Settings, mak
         pytest.skip("no file system can be mounted here")
     try:
         with pytest.raises(BackupError, match=r"was not made: .*No space left on device"):
-            back_up_site(settings, opened(settings), small / "b")
+            backed_up(settings, small / "b")
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -200,7 +203,7 @@ def test_too_little_room_is_said_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(making.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3})())
     with pytest.raises(BackupError, match=r"the files alone need 0 MiB .* has 0 MiB: make room"):
-        back_up_site(settings, opened(settings), tmp_path / "b")
+        backed_up(settings, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -211,14 +214,14 @@ def test_what_a_killed_backup_left_goes_and_what_a_running_one_writes_stays(sett
         (part / "lock").touch()
     with (running / "lock").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        back_up_site(settings, opened(settings), tmp_path / "b")
+        backed_up(settings, tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "b"]
 
 
 def test_a_dump_that_cannot_be_read_leaves_the_old_database_in_place(
     settings: Settings, elsewhere: Settings, tmp_path: Path
 ) -> None:
-    folder = back_up_site(settings, opened(settings), tmp_path / "b").folder
+    folder = backed_up(settings, tmp_path / "b").folder
     (folder / "deer_reid.dump").write_bytes((folder / "deer_reid.dump").read_bytes()[:-5000])
     url = str(settings.database_url)
     with pytest.raises(DatabaseError, match="was not restored"):
@@ -227,7 +230,7 @@ def test_a_dump_that_cannot_be_read_leaves_the_old_database_in_place(
 
 
 def test_a_database_in_use_is_not_moved_aside(settings: Settings, tmp_path: Path) -> None:
-    folder = back_up_site(settings, opened(settings), tmp_path / "b").folder
+    folder = backed_up(settings, tmp_path / "b").folder
     with create_engine(str(settings.database_url), poolclass=NullPool).connect() as other:
         other.execute(text("SELECT 1"))
         with pytest.raises(DatabaseError, match=r"could not be renamed .*; stop deer-reid serve"):
@@ -240,7 +243,7 @@ def test_a_backup_from_before_the_last_migration_can_be_restored_and_upgraded(
     settings: Settings, elsewhere: Settings, tmp_path: Path
 ) -> None:
     migrate.downgrade(str(settings.database_url), "0004")
-    made = back_up_site(settings, opened(settings), tmp_path / "b")
+    made = backed_up(settings, tmp_path / "b")
     assert made.manifest.revision == "0004"
     restore_site(elsewhere, made.folder, replace=False)
     url = str(elsewhere.database_url)
@@ -261,7 +264,7 @@ def test_work_that_goes_on_meanwhile_does_no_harm(
         return done
 
     monkeypatch.setattr(making, "dump_database", dump_while_others_work)
-    back_up_site(settings, opened(settings), tmp_path / "b")
+    backed_up(settings, tmp_path / "b")
     restore_site(elsewhere, tmp_path / "b", replace=False)
     assert files_in(elsewhere.home / "crops") == {"b/late.jpg": b"late"}
 
@@ -269,7 +272,7 @@ def test_work_that_goes_on_meanwhile_does_no_harm(
 def test_instance_settings_that_a_home_has_are_left_alone(
     settings: Settings, elsewhere: Settings, tmp_path: Path
 ) -> None:
-    back_up_site(settings, opened(settings), tmp_path / "b")
+    backed_up(settings, tmp_path / "b")
     write(elsewhere.home, {"dagster/dagster.yaml": b"mine"})
     assert restore_site(elsewhere, tmp_path / "b", replace=False).instance_left
     assert files_in(elsewhere.home / "dagster") == {"dagster.yaml": b"mine"}

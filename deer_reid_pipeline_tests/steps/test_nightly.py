@@ -96,8 +96,8 @@ def test_reembedding_is_needed_exactly_while_something_lacks_vectors(processed: 
 
 
 def test_a_profile_behind_its_detections_is_a_reason(processed: Site) -> None:
-    moved = query(processed, "SELECT id FROM detections ORDER BY id LIMIT 1")[0][0]
     other = query(processed, "SELECT id FROM deer ORDER BY name DESC LIMIT 1")[0][0]
+    moved = query(processed, "SELECT id FROM detections WHERE deer_id <> :other LIMIT 1", other=other)[0][0]
     with processed.database.session() as session:
         session.execute(update(Detection).where(Detection.id == moved).values(deer_id=other))
     due = nightly.reembedding(processed, NOW, YESTERDAY)
