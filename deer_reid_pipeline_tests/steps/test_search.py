@@ -58,7 +58,7 @@ def test_without_memory_for_an_index_the_search_stays_exact_and_says_why(
     large: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     matcher = large.matcher()
-    monkeypatch.setattr(resources, "free_memory_mb", lambda: 7)
+    monkeypatch.setattr(resources, "free_mb", lambda: 7)
     ready_to_search(large, matcher.recipe.id, matcher.policy)
     assert "MB of memory while it is built, and 7 MB are free" in caplog.text
     assert "every exemplar is compared" in caplog.text

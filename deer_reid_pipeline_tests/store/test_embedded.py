@@ -194,6 +194,15 @@ def test_a_server_that_cannot_start_says_why_in_one_line(home: Path, monkeypatch
     assert query(server, "SELECT 1") == 1
 
 
+def test_a_server_gets_the_memory_asked_for_or_else_the_least(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start_embedded(home)
+    for asked, given in ((160, "160MB"), (1 << 30, "128MB")):  # a petabyte is not to be had
+        server.stop()
+        monkeypatch.setattr(lifecycle, "buffers_mb", lambda _, mb=asked: mb)
+        server.ensure_running()
+        assert query(server, "SHOW shared_buffers") == given
+
+
 def test_no_room_for_a_new_database_is_one_line(make_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     full = "initdb: error: could not write to file: No space left on device"
     monkeypatch.setattr(data_folder, "run_program", lambda *_, **__: (1, full))

@@ -465,7 +465,7 @@ def test_too_little_memory_or_disk_is_said_before_the_build(
             build_settings(database, connection, many, HALFVEC, "the index")
         with pytest.raises(DatabaseError, match=r"run ALTER ROLE postgres SET maintenance_work_mem = '\d+MB'"):
             build_settings(external, connection, many, HALFVEC, "the index")
-        monkeypatch.setattr(resources, "free_memory_mb", lambda: resources.memory_mb(many, HALFVEC))
+        monkeypatch.setattr(resources, "free_mb", lambda: resources.memory_mb(many, HALFVEC))
         with pytest.raises(DatabaseError, match=r"needs \d+ MB of disk while it is built, and \d+ MB are free in"):
             build_settings(database, connection, many, HALFVEC, "the index")
         assert build_settings(external, connection, 2500, HALFVEC, "the index") == BuildSettings(None, None)

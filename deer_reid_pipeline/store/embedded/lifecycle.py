@@ -16,6 +16,7 @@ import psutil
 
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.store.embedded.address import SOCKET_NAME, make_socket_dir
+from deer_reid_pipeline.store.embedded.buffers import LEAST_MB, buffers_mb
 from deer_reid_pipeline.store.embedded.data_folder import check_version, initialise
 from deer_reid_pipeline.store.embedded.liveness import alive, lost_socket, postmaster_pid, probe, server_processes
 from deer_reid_pipeline.store.embedded.messages import one_line, server_failure
@@ -35,7 +36,7 @@ port = 5432
 unix_socket_directories = '{socket_dir}'
 unix_socket_permissions = 0700
 max_connections = 200
-shared_buffers = 128MB
+shared_buffers = {buffers_mb}MB
 maintenance_work_mem = 128MB
 fsync = on
 full_page_writes = on
@@ -77,7 +78,7 @@ def bring_up(place: Place, socket_dir: Path) -> None:
                 raise server_failure(place.log_file, "does not start", log_start)
             time.sleep(launches)  # what is left of a killed server may need a moment to go
             launches += 1
-            log_start = _launch(place, socket_dir)
+            log_start = _launch(place, socket_dir, again=launches > 1)
             continue
         if now - said > 10:
             said = now
@@ -89,8 +90,12 @@ def bring_up(place: Place, socket_dir: Path) -> None:
         time.sleep(0.1)
 
 
-def _launch(place: Place, socket_dir: Path) -> int:
-    """One try to start the server; returns the log's size before it. The caller sees whether it worked."""
+def _launch(place: Place, socket_dir: Path, *, again: bool) -> int:
+    """One try to start the server; returns the log's size before it. The caller sees whether it worked.
+
+    Args:
+        again: the try before it failed; this one asks for the least memory.
+    """
     _clear_remains(place, socket_dir)
     make_socket_dir(place, socket_dir)
     try:
@@ -99,7 +104,8 @@ def _launch(place: Place, socket_dir: Path) -> int:
         place.log_file.touch(mode=0o640)
         give(place.log_file, place.user)
         conf = place.data / "deer_reid.conf"
-        conf.write_text(SERVER_SETTINGS.format(socket_dir=socket_dir), encoding="utf-8")
+        buffers = LEAST_MB if again else buffers_mb(place.data)
+        conf.write_text(SERVER_SETTINGS.format(socket_dir=socket_dir, buffers_mb=buffers), encoding="utf-8")
         give(conf, place.user)
     except OSError as error:
         raise DatabaseError(

@@ -11,15 +11,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from sqlalchemy import Connection, text
 
 from deer_reid_pipeline.errors import DatabaseError
+from deer_reid_pipeline.host_memory import MIB, free_mb
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.models import VECTOR_SIZE
 from deer_reid_pipeline.store.search.index import HALFVEC, HNSW_M
-
-MIB = 1024 * 1024
 
 BYTES_BESIDE_THE_VECTOR = 200 + 38 * HNSW_M
 """Of an element of the graph in memory: neighbours of all levels, header, allocation."""
@@ -78,7 +76,7 @@ def build_settings(database: Database, connection: Connection, rows: int, kind: 
                 f"SET maintenance_work_mem = '{needed}MB' there, if its machine has that much"
             )
         return BuildSettings(None, None)
-    free = free_memory_mb()
+    free = free_mb()
     if free < needed:
         raise DatabaseError(
             f"{what} needs {needed} MB of memory while it is built, and {free} MB are free: stop other programs, or "
@@ -95,15 +93,3 @@ def build_settings(database: Database, connection: Connection, rows: int, kind: 
     # Workers build in shared memory, which a default container has 64 MB of.
     shared = shutil.disk_usage(SHARED_MEMORY).free // MIB if SHARED_MEMORY.is_dir() else 0
     return BuildSettings(needed, max((os.cpu_count() or 1) - 1, 0) if shared > needed * SPARE else 0)
-
-
-def free_memory_mb() -> int:
-    """Megabytes that can be had without swapping, within the limit of the control group."""
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return int(free // MIB)
-    return int((free if limit == "max" else min(free, int(limit) - used)) // MIB)

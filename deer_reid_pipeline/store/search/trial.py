@@ -302,6 +302,15 @@ def open_trial(home: Path) -> Database:
     return Database(server.url(DATABASE_NAME), server=server)
 
 
+def reopen(database: Database, home: Path) -> Database:
+    """The trial's database after a restart of its server, which then gets memory for what is stored."""
+    database.close()
+    server = start_embedded(home)
+    server.stop()
+    server.ensure_running()
+    return Database(server.url(DATABASE_NAME), server=server)
+
+
 def main() -> None:
     """Make, build and measure; the result is one JSON object on standard output."""
     parser = argparse.ArgumentParser(description="Search of made-up exemplars: build time, size, recall, time.")
@@ -322,6 +331,7 @@ def main() -> None:
     if given.individuals:
         made_up = MadeUp(given.individuals, decay=given.decay)
         result["fill_seconds"] = fill(database, made_up, say)
+        database = reopen(database, given.home)
         result |= measure(database, made_up, say, sample=given.sample)
     print(json.dumps(result))
 
