@@ -9,6 +9,8 @@ import sys
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from deer_reid_pipeline_tests.conftest import REPO
 
@@ -66,3 +68,15 @@ def test_the_image_asks_for_what_the_project_needs(extras: str) -> None:
 def test_an_unknown_extra_is_refused() -> None:
     command = [sys.executable, str(REPO / "deploy" / "requirements.py"), str(REPO / "pyproject.toml"), "gpus"]
     assert subprocess.run(command, capture_output=True, text=True).returncode != 0
+
+
+def test_what_is_asked_for_is_pinned_within_its_range() -> None:
+    lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    asked = [
+        *PYPROJECT["project"]["dependencies"],
+        *(one for name in extras if name != "detect" for one in extras[name]),
+    ]
+    for one in map(Requirement, asked):
+        assert one.specifier.contains(pinned[canonicalize_name(one.name)]), one
