@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.site import Site
@@ -14,6 +15,8 @@ from deer_reid_pipeline.vision.crops import decode_crop
 from deer_reid_pipeline.vision.decode import ImageError
 
 MOST = 24
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,7 @@ class SheetItem:
 
 def draw_sheet(site: Site, items: Sequence[SheetItem]) -> bytes | None:
     """A PNG of up to 24 evenly chosen crops; None when no crop is there."""
-    step = max(1, len(items) // MOST)
-    chosen = list(items)[::step][:MOST]
+    chosen = evenly(items, MOST)
     with site.database.session() as session:
         files = {
             job.detection_id: job.crop_file
@@ -44,3 +46,9 @@ def draw_sheet(site: Site, items: Sequence[SheetItem]) -> bytes | None:
             continue
         labels.append(item.label)
     return contact_sheet(crops, labels) if crops else None
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """Up to `most` of the items in their order, the same distance apart give or take one, the first one included."""
+    count = min(most, len(items))
+    return [items[index * len(items) // count] for index in range(count)]

@@ -20,6 +20,7 @@ def similarity_plot(site: Site, drop_key: str) -> bytes | None:
     if not rows:
         return None
     from matplotlib.figure import Figure  # slow to import, and most processes never draw
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(5.2, 2.6), dpi=90, layout="constrained")
     axes = figure.subplots()
@@ -31,13 +32,31 @@ def similarity_plot(site: Site, drop_key: str) -> bytes | None:
         color=[COLOURS[name] for name in names],
         label=[name.replace("_", " ") for name in names],
     )
-    for value, text in ((rows[-1].threshold, "matched from"), (rows[-1].new_below, "new below")):
-        if value is not None:
-            axes.axvline(value, color="black", linestyle="--", linewidth=1)
-            axes.annotate(text, (value, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=7)
+    for value, text in cuts(rows[-1].threshold, rows[-1].new_below):
+        axes.axvline(value, color="black", linestyle="--", linewidth=1)
+        axes.annotate(
+            text,
+            (value, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -3),
+            textcoords="offset points",
+            rotation=90,
+            va="top",
+            fontsize=7,
+        )
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("fused similarity to the best candidate")
     axes.set_ylabel("encounters")
     axes.legend(fontsize=7)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def cuts(threshold: float | None, new_below: float | None) -> list[tuple[float, str]]:
+    """The cuts in force and their labels; one label where both are the same."""
+    if threshold is not None and threshold == new_below:
+        return [(threshold, "matched from, else new")]
+    return [
+        (value, text) for value, text in ((threshold, "matched from"), (new_below, "new below")) if value is not None
+    ]

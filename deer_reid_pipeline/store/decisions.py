@@ -178,7 +178,8 @@ def results_of_drop(session: Session, drop_key: str) -> list[dict[str, Any]]:
     """One row a standing detection of a drop, with the latest decision about it, in the drop's order.
 
     Keys: detection_id, encounter, filePath, bboxX, bboxY, bboxWidth, bboxHeight, viewpoint, individualID, sex,
-    decision, method, similarity, probability, recipe, release, source, candidates, reason.
+    log (number of the decision), decision, method, similarity, threshold, probability, recipe, release, source,
+    candidates, reason.
     """
     latest = (
         select(MatchDecision)
@@ -210,9 +211,11 @@ def results_of_drop(session: Session, drop_key: str) -> list[dict[str, Any]]:
                 "viewpoint": detection.viewpoint,
                 "individualID": row.name,
                 "sex": row.sex,
+                "log": row.id,
                 "decision": row.decision,
                 "method": row.method,
                 "similarity": row.score,
+                "threshold": row.threshold,
                 "probability": row.probability,
                 "recipe": row.recipe_id,
                 "release": row.release_id,

@@ -20,6 +20,7 @@ from deer_reid_pipeline.defs.monitoring.partitions import daily_partitions
 from deer_reid_pipeline.defs.partitions import image_drop_partitions
 from deer_reid_pipeline.steps.drops import register_drop
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.summary import markdown_text
 from deer_reid_pipeline.store.embedded import embedded_status
 from deer_reid_pipeline_tests.conftest import REPO
 from deer_reid_pipeline_tests.defs.given import GivenSite
@@ -96,6 +97,24 @@ def test_assets_edges_and_groups_are_those_of_the_specification() -> None:
         assert node.partitions_def == PARTITIONS.get(name), name
 
 
+def test_a_report_of_false_positives_goes_back_to_the_pictures() -> None:
+    reached, ahead = set[str](), {"false_positive_report"}
+    while ahead:
+        reached |= ahead
+        ahead = {parent.to_user_string() for name in ahead for parent in GRAPH.get(dg.AssetKey(name)).parent_keys}
+    assert reached == {*MAIN_PATH, "false_positive_report"}
+
+
+def test_everything_that_the_ui_lists_says_what_it_is() -> None:
+    checks = {key.name: GRAPH.get(key).description for key in GRAPH.asset_check_keys}
+    repository = defs.get_repository_def()
+    jobs = {job.name: job.description for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    ticking = {each.name: each.description for each in (*repository.schedule_defs, *repository.sensor_defs)}
+    for described in (checks, jobs, ticking):
+        assert described
+        assert [name for name, text in described.items() if not (text and text.endswith("."))] == []
+
+
 def test_checks_block_where_data_would_be_spoilt() -> None:
     found: dict[str, set[str]] = {}
     for key in GRAPH.asset_check_keys:
@@ -145,13 +164,16 @@ def test_dagster_validates_the_definitions(home: Path) -> None:
 
 @pytest.fixture
 def part(herd: Path, tmp_path: Path) -> Path:
-    """Two named and two unnamed encounters."""
+    """Two unnamed encounters, and for each a named one of the same flank and sex, so that there is a candidate."""
     rows = read_table(herd / "observations.csv")
-    events = {bool(row["individualID"]): dict[str, None]() for row in rows}
+    events: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        events[bool(row["individualID"])][row["eventID"]] = None
-    wanted = {event for named in events.values() for event in list(named)[:2]}
-    return part_of_herd(herd, tmp_path / "part", [row for row in rows if row["eventID"] in wanted])
+        events.setdefault(row["eventID"], []).append(row)
+    looks = {event: {(row["viewpoint"], row["sex"]) for row in shown} for event, shown in events.items()}
+    named = [event for event, shown in events.items() if all(row["individualID"] for row in shown)]
+    unnamed = [event for event in events if event not in named][:2]
+    alike = [next(event for event in named if looks[event] == looks[other]) for other in unnamed]
+    return part_of_herd(herd, tmp_path / "part", [row for row in rows if row["eventID"] in {*unnamed, *alike}])
 
 
 @pytest.fixture
@@ -189,7 +211,7 @@ def picture(markdown: object) -> bytes:
 def test_a_drop_is_stored_checked_and_described(site: Site, part: Path, key: str, instance: dg.DagsterInstance) -> None:
     rows = read_table(part / "observations.csv")
     result = materialize(instance, key)
-    assert result.success
+    assert result.success, [event.message for event in result.all_events if event.is_step_failure]
 
     detections = query(site, "SELECT count(*) FROM detections")[0][0]
     pictures = query(site, "SELECT count(*) FROM images")[0][0]
@@ -235,6 +257,35 @@ def test_a_drop_is_stored_checked_and_described(site: Site, part: Path, key: str
         with Image.open(io.BytesIO(png)) as image:
             image.load()
             assert image.format == "PNG"
+
+    assert picture(metadata_of(result, "deer_matches")["similarities"])
+    decided = query(
+        site,
+        "SELECT m.id, m.decision, m.threshold, m.release_id, m.candidates, array_length(m.detection_ids, 1) AS n "
+        "FROM match_decisions m WHERE m.method = 'machine' ORDER BY m.id",
+    )
+    head, _, *lines = str(metadata_of(result, "deer_matches")["decisions"]).splitlines()
+    assert decided
+    assert len(lines) == len(decided)
+    columns = [name.strip() for name in head.strip("|").split("|")]
+    found = [dict(zip(columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True)) for line in lines]
+    for row in decided:
+        (line,) = [each for each in found if each["log"] == str(row.id)]
+        assert line["decision"] == row.decision.replace("_", " ")
+        assert line["matched from"] == f"{row.threshold:.3f}"
+        assert line["release"] == str(row.release_id)
+        assert line["pictures"] == str(row.n)
+        best = row.candidates[0]
+        assert line["most similar"].startswith(markdown_text(f"{best['individual']} {best['score']:.3f}"))
+
+
+def test_a_partition_that_a_person_typed_fails_with_what_to_do(site: Site, instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("image_drops", ["made-up"])
+    GivenSite.given = site
+    result = materialize(instance, "made-up", ["image_drops"])
+    assert not result.success
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    assert "deer-reid process FOLDER" in str(failed.step_failure_data.error)
 
 
 def test_materializing_again_stores_nothing_and_keeps_the_data_versions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 
 import dagster as dg
@@ -47,10 +48,17 @@ def test_a_missed_day_is_filled_by_its_partition(site: Site, instance: dg.Dagste
     assert "40 km apart" in str(metadata["flags"].value)
     assert str(metadata["similarities"].value).startswith("![similarities](data:image/png;base64,")
     assert all(c.type and c.description for c in metadata["dagster/column_schema"].value.columns)  # type: ignore[union-attr]
+    said = {e.check_name: e.description or "" for e in result.get_asset_check_evaluations()}
+    assert said["no_implausible_matches"].startswith("5 implausible: ")
+    assert any(line.split(" | ")[1].rstrip(" |") in said["no_implausible_matches"] for line in flag_lines(metadata))
     assert checks(result) == {
         "no_implausible_matches": (False, dg.AssetCheckSeverity.WARN),
         "reviewed_false_match_rate_within_bound": (False, dg.AssetCheckSeverity.WARN),  # not known
     }
+
+
+def flag_lines(metadata: Mapping[str, dg.MetadataValue]) -> list[str]:
+    return str(metadata["flags"].value).splitlines()[2:]
 
 
 def test_reviewed_days_pass_or_fail(site: Site, instance: dg.DagsterInstance) -> None:

@@ -27,7 +27,14 @@ WARN = dg.AssetCheckSeverity.WARN
     deps=["deer_profiles"],
     kinds={"postgres"},
     description="Similarity of pictures of one animal and of two, under v1, v2 and the live release.",
-    check_specs=[dg.AssetCheckSpec("true_pairs_are_more_similar", asset="similarity_distribution")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "true_pairs_are_more_similar",
+            asset="similarity_distribution",
+            description="Pictures of one animal are more alike than pictures of two: the lower end of ROC-AUC is "
+            "above 0.5.",
+        )
+    ],
 )
 def similarity_distribution(site: SiteResource) -> dg.MaterializeResult:
     """One row: a way to compare. Measured on people's identities, same flank, different encounters."""
@@ -72,7 +79,14 @@ class TuningConfig(dg.Config):
     deps=["similarity_distribution"],
     kinds={"postgres", "scikitlearn"},
     description="Fusion weights, thresholds and odds fitted to people's identities, by groups of individuals.",
-    check_specs=[dg.AssetCheckSpec("unknown_animals_stay_unnamed_outside_the_fit", asset="ensemble_weights")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "unknown_animals_stay_unnamed_outside_the_fit",
+            asset="ensemble_weights",
+            description="On individuals that nothing was fitted to, the upper end of FPIR (unknown animals given a "
+            "name) is within the bound.",
+        )
+    ],
 )
 def ensemble_weights(
     context: dg.AssetExecutionContext, config: TuningConfig, site: SiteResource
@@ -111,7 +125,13 @@ def ensemble_weights(
     deps=["ensemble_weights"],
     kinds={"postgres"},
     description="The candidate release with the fitted thresholds; what is live stays.",
-    check_specs=[dg.AssetCheckSpec("thresholds_name_animals", asset="match_threshold")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "thresholds_name_animals",
+            asset="match_threshold",
+            description="A threshold could be shown to be safe, so that the candidate names animals at all.",
+        )
+    ],
 )
 def match_threshold(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
     """One row: a candidate in the table of releases. Key: its number."""
@@ -157,8 +177,17 @@ class ValidationConfig(dg.Config):
     kinds={"postgres"},
     description="How good the identities are: verdict, figures with intervals, the owner's criteria.",
     check_specs=[
-        dg.AssetCheckSpec("identities_can_be_trusted", asset="validation_report"),
-        dg.AssetCheckSpec("unknown_animals_stay_unnamed", asset="validation_report"),
+        dg.AssetCheckSpec(
+            "identities_can_be_trusted",
+            asset="validation_report",
+            description="The verdict on what is live is PASS. The result says which claims are refuted, or what is "
+            "missing to tell.",
+        ),
+        dg.AssetCheckSpec(
+            "unknown_animals_stay_unnamed",
+            asset="validation_report",
+            description="The upper end of FPIR (unknown animals given a name) is within the bound.",
+        ),
     ],
 )
 def validation_report(
@@ -253,7 +282,13 @@ class ReleaseConfig(dg.Config):
     deps=["validation_report"],
     kinds={"postgres"},
     description="What matching uses. Another release becomes live only on a report that says PASS.",
-    check_specs=[dg.AssetCheckSpec("live_release_rests_on_evidence", asset="embedding_release")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "live_release_rests_on_evidence",
+            asset="embedding_release",
+            description="What is live became so on a report that says PASS; the first release and forced ones did not.",
+        )
+    ],
 )
 def embedding_release(
     context: dg.AssetExecutionContext, config: ReleaseConfig, site: SiteResource

@@ -88,7 +88,12 @@ def images(context: dg.AssetExecutionContext, site: SiteResource) -> dg.Material
     kinds={"postgres", "onnx"},
     description="Boxes of animals, from the drop's table or from a detector.",
     check_specs=[
-        dg.AssetCheckSpec("boxes_lie_within_their_picture", asset="detections", blocking=True),
+        dg.AssetCheckSpec(
+            "boxes_lie_within_their_picture",
+            asset="detections",
+            blocking=True,
+            description="No box is empty or reaches beyond its picture; `first` names the pictures where one does.",
+        ),
     ],
 )
 def detections(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
@@ -144,7 +149,13 @@ def _inside(box: tuple[float, float, float, float]) -> bool:
     kinds={"file"},
     code_version=SPEC.id,
     description="The pixels of every detection, as a file of the home that every recipe reads.",
-    check_specs=[dg.AssetCheckSpec("every_detection_has_a_crop", asset="detection_crops")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "every_detection_has_a_crop",
+            asset="detection_crops",
+            description="Every box could be cut out. Animals that could not are left out; `first` says which and why.",
+        )
+    ],
 )
 def detection_crops(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
     """One row: a detection's crop file. Key: detection and crop specification."""

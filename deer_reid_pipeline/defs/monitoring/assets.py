@@ -14,6 +14,7 @@ from deer_reid_pipeline.steps.monitoring_report import INCONCLUSIVE, PASS, Monit
 from deer_reid_pipeline.steps.summary import markdown_text
 
 MOST_FLAGS = 50
+MOST_IN_A_CHECK = 3
 
 
 @dg.asset(
@@ -24,8 +25,17 @@ MOST_FLAGS = 50
     kinds={"postgres"},
     description="One day's machine matches: which are implausible, which to review, and the share of false ones.",
     check_specs=[
-        dg.AssetCheckSpec("no_implausible_matches", asset="false_positive_report"),
-        dg.AssetCheckSpec("reviewed_false_match_rate_within_bound", asset="false_positive_report"),
+        dg.AssetCheckSpec(
+            "no_implausible_matches",
+            asset="false_positive_report",
+            description="No match of the day contradicts another sighting; `flags` lists those that do.",
+        ),
+        dg.AssetCheckSpec(
+            "reviewed_false_match_rate_within_bound",
+            asset="false_positive_report",
+            description="At most 5 % of the matches of the last 30 days are false, with 95 % confidence, by what "
+            "people said in reviews. Too few reviews to tell is a warning.",
+        ),
     ],
 )
 def false_positive_report(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
@@ -67,7 +77,7 @@ def false_positive_report(context: dg.AssetExecutionContext, site: SiteResource)
                 passed=not report.flags,
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={"flags": len(report.flags)},
-                description=f"{len(report.flags)} implausible" if report.flags else "nothing implausible",
+                description=_first_flags(report),
             ),
             dg.AssetCheckResult(
                 check_name="reviewed_false_match_rate_within_bound",
@@ -89,6 +99,14 @@ fp_monitoring_job = dg.define_asset_job(
     partitions_def=daily_partitions,
     description="Look at one day's matches: implausible ones, a sample to review, the share of false ones.",
 )
+
+
+def _first_flags(report: MonitoringReport) -> str:
+    """How many matches are implausible, and the first ones in words."""
+    if not report.flags:
+        return "nothing implausible"
+    shown = " ".join(markdown_text(flag.text) for flag in report.flags[:MOST_IN_A_CHECK])
+    return f"{len(report.flags)} implausible: {shown}"
 
 
 def _flag_table(report: MonitoringReport) -> str:

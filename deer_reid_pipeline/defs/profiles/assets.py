@@ -6,6 +6,7 @@ from pydantic import Field
 from deer_reid_pipeline.defs.embeddings.assets import BRANCH_OF
 from deer_reid_pipeline.defs.metadata import columns, contact_sheet, picture
 from deer_reid_pipeline.defs.partitions import image_drop_partitions
+from deer_reid_pipeline.defs.profiles.tables import decision_table
 from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.checks import check_profiles, shared_pictures, undecided_encounters
 from deer_reid_pipeline.steps.contact_sheets import SheetItem
@@ -24,8 +25,18 @@ from deer_reid_pipeline.steps.summary import finish_drop, seen_in_drop
     kinds={"postgres"},
     description="Which individual each encounter is: matched, new_individual or uncertain, with its evidence.",
     check_specs=[
-        dg.AssetCheckSpec("every_encounter_has_a_decision", asset="deer_matches", blocking=True),
-        dg.AssetCheckSpec("one_picture_never_shows_an_individual_twice", asset="deer_matches"),
+        dg.AssetCheckSpec(
+            "every_encounter_has_a_decision",
+            asset="deer_matches",
+            blocking=True,
+            description="Every encounter of the drop is matched, new_individual or uncertain.",
+        ),
+        dg.AssetCheckSpec(
+            "one_picture_never_shows_an_individual_twice",
+            asset="deer_matches",
+            description="Two boxes of a picture are two animals. Where one name stands at both, a person has given it "
+            "twice, or a box is double.",
+        ),
     ],
 )
 def deer_matches(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
@@ -34,10 +45,8 @@ def deer_matches(context: dg.AssetExecutionContext, site: SiteResource) -> dg.Ma
     summary = finish_drop(site.site, context.partition_key)
     undecided = undecided_encounters(site.site, context.partition_key)
     twice = shared_pictures(site.site, context.partition_key)
-    items = [
-        SheetItem(row.detection_id, row.individual or "uncertain")
-        for row in seen_in_drop(site.site, context.partition_key)
-    ]
+    seen = seen_in_drop(site.site, context.partition_key)
+    items = [SheetItem(row.detection_id, row.individual or "uncertain") for row in seen]
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": summary.encounters,
@@ -47,6 +56,7 @@ def deer_matches(context: dg.AssetExecutionContext, site: SiteResource) -> dg.Ma
             "identified_by_a_person": summary.by_person,
             "individuals_known": summary.individuals,
             "matcher": site.matcher.describe(),
+            "decisions": dg.MetadataValue.md(decision_table(seen)),
             "contact_sheet": contact_sheet(site.site, items),
             "similarities": picture(
                 "similarities", similarity_plot(site.site, context.partition_key), "No machine decision to show."
@@ -99,11 +109,36 @@ class ReembeddingConfig(dg.Config):
     pool="gpu",
     description="What is known of every individual: exemplars by viewpoint and mean vectors, by recipe.",
     check_specs=[
-        dg.AssetCheckSpec("profiles_with_sightings_have_all_vectors", asset="deer_profiles", blocking=True),
-        dg.AssetCheckSpec("profile_vectors_are_unit_norm", asset="deer_profiles", blocking=True),
-        dg.AssetCheckSpec("embedding_version_is_consistent", asset="deer_profiles", blocking=True),
-        dg.AssetCheckSpec("individuals_did_not_drop", asset="deer_profiles"),
-        dg.AssetCheckSpec("search_recall_holds", asset="deer_profiles"),
+        dg.AssetCheckSpec(
+            "profiles_with_sightings_have_all_vectors",
+            asset="deer_profiles",
+            blocking=True,
+            description="Every individual that was seen has its vectors under the live recipe; the first that lack one "
+            "are named.",
+        ),
+        dg.AssetCheckSpec(
+            "profile_vectors_are_unit_norm",
+            asset="deer_profiles",
+            blocking=True,
+            description="Every norm is 1 within 1e-4.",
+        ),
+        dg.AssetCheckSpec(
+            "embedding_version_is_consistent",
+            asset="deer_profiles",
+            blocking=True,
+            description="The vectors shown for every individual are the live release's; the first others are named.",
+        ),
+        dg.AssetCheckSpec(
+            "individuals_did_not_drop",
+            asset="deer_profiles",
+            description="There are at least as many individuals with sightings as after the run before.",
+        ),
+        dg.AssetCheckSpec(
+            "search_recall_holds",
+            asset="deer_profiles",
+            description="Searches of the live release find what exact search finds, on a sample; above 100,000 "
+            "exemplars an index may miss some.",
+        ),
     ],
 )
 def deer_profiles(

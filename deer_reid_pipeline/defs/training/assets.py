@@ -23,7 +23,13 @@ WARN = dg.AssetCheckSeverity.WARN
     deps=["deer_profiles"],
     kinds={"postgres"},
     description="The labelled crops that metric learning is made on: who is trained on, validated and judged by.",
-    check_specs=[dg.AssetCheckSpec("there_is_enough_to_learn_from", asset="triplet_dataset")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "there_is_enough_to_learn_from",
+            asset="triplet_dataset",
+            description="Every fold has named animals to train on, to validate on and to be judged by.",
+        )
+    ],
 )
 def triplet_dataset(site: SiteResource) -> dg.MaterializeResult:
     """One row: a detection whose individual a person gave. Individuals fall into parts by a hash of their name."""
@@ -102,7 +108,13 @@ def finetuned_model(
     kinds={"postgres", "pytorch"},
     pool="gpu",
     description="All detections under the fine-tuned recipe, beside their old vectors; the candidate release of it.",
-    check_specs=[dg.AssetCheckSpec("fine_tuning_ranks_better", asset="finetuned_embeddings")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "fine_tuning_ranks_better",
+            asset="finetuned_embeddings",
+            description="On animals outside the training, its mAP is above that of every recipe compared with it.",
+        )
+    ],
 )
 def finetuned_embeddings(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
     """One row: a detection's vectors under the fine-tuned recipe. An animal is judged by the model of its fold."""
