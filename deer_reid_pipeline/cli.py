@@ -28,7 +28,6 @@ from deer_reid_pipeline.commands.releases import app as release_app
 from deer_reid_pipeline.commands.search import app as search_app
 from deer_reid_pipeline.commands.training import train
 from deer_reid_pipeline.errors import DeerReidError, Interrupted
-from deer_reid_pipeline.shipped import shipped
 from deer_reid_pipeline.terminal import Console, Progress, plain
 
 app = typer.Typer(
@@ -82,6 +81,12 @@ def init(
     console = Console(as_json)
     site = ready_site(console)
     matcher = _matcher(site, fallback, console)
+    import dagster as dg
+
+    from deer_reid_pipeline.defs.serving import forget_future_ticks
+
+    with dg.DagsterInstance.get() as instance:
+        forget_future_ticks(instance)
     console.say(f"Home {site.settings.home} is ready. {matcher.describe()}")
     emit(
         as_json,
@@ -176,24 +181,26 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI.")] = 3000,
 ) -> None:
-    """Show the pipeline in Dagster's UI and run its daemon, until Ctrl-C."""
-    from deer_reid_pipeline.defs.in_process import check_port_is_free, close_dead_runs, dagster_command
+    """Show the pipeline in Dagster's UI and run its daemon, until Ctrl-C. Whatever ends meanwhile is started again."""
+    from deer_reid_pipeline.defs.in_process import check_port_is_free, close_dead_runs
 
     console = Console(False)
     check_port_is_free(host, port)
     site = ready_site(console)
     import dagster as dg
 
+    from deer_reid_pipeline.defs.serving import forget_future_ticks
+    from deer_reid_pipeline.defs.serving import serve as keep_serving
+
     with dg.DagsterInstance.get() as instance:
         close_dead_runs(instance)
         instance.event_log_storage.set_concurrency_slots("gpu", 1)
+        forget_future_ticks(instance)
     console.say(f"Dagster is starting on http://{host}:{port} (about half a minute). Ctrl-C stops it.")
-    command = dagster_command("dev", "-w", str(shipped("workspace.yaml")), "-h", host, "-p", str(port))
     environment = {**os.environ, "DATABASE_URL": site.database.url, "PYTHONWARNINGS": "ignore"}
     if site.settings.database_url is None:
         del environment["DATABASE_URL"]
-    # The server of the UI takes this process's place, so that signals reach it and nothing outlives it.
-    os.execve(command[0], command, environment)
+    keep_serving(site, host, port, environment, console.say)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -31,6 +32,9 @@ SHIPPED_BEFORE = frozenset(
 
 WORKER_TAG = "deer_reid/worker"
 """RUN_ID@HOST:PID:START; the run's own id, because a retry copies the tags of the run before it."""
+
+CODE_SERVER_TAG = ".dagster/grpc_info"
+"""Dagster's own: the address of the code server that started a run, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,13 @@ def _start_of(pid: int) -> str | None:
         return None
 
 
-def close_dead_runs(instance: dg.DagsterInstance) -> int:
-    """Report runs of this host whose process was killed as failed, so that they do not look alive for ever."""
+def close_dead_runs(instance: dg.DagsterInstance, *, from_code_server: bool = False) -> int:
+    """Report runs whose process was killed as failed, so that they do not look alive for ever.
+
+    Args:
+        from_code_server: this is the code server (sensors and schedules are evaluated there). Runs of a container that
+            was behind its address before are then closed too.
+    """
     closed = 0
     running = dg.RunsFilter(
         statuses=[
@@ -154,7 +163,7 @@ def close_dead_runs(instance: dg.DagsterInstance) -> int:
     )
     for run in instance.get_runs(running):
         owner, _, identity = run.tags.get(WORKER_TAG, "").partition("@")
-        if owner == run.run_id and _is_dead(identity):
+        if owner == run.run_id and (_is_dead(identity) or (from_code_server and _was_replaced(identity, run.tags))):
             instance.report_run_failed(run, "The process of this run was killed. Running again goes on where it was.")
             closed += 1
     return closed
@@ -164,6 +173,13 @@ def _is_dead(identity: str) -> bool:
     host, _, rest = identity.partition(":")
     pid, _, started = rest.partition(":")
     return host == socket.gethostname() and pid.isdigit() and _start_of(int(pid)) != started
+
+
+def _was_replaced(identity: str, tags: Mapping[str, str]) -> bool:
+    """Whether a run was a process of another container, in whose place this code server is: it ended with that one."""
+    told = json.loads(tags.get(CODE_SERVER_TAG, "{}"))
+    ours = (os.environ.get("DEER_REID_CODE"), os.environ.get("DEER_REID_CODE_PORT"))
+    return (told.get("host"), str(told.get("port"))) == ours and identity.partition(":")[0] != socket.gethostname()
 
 
 def dagster_command(*arguments: str) -> list[str]:

@@ -63,6 +63,7 @@ class FailedRun:
         retried: it is started again by itself.
         nightly: the next night asks again whether there is something to do.
         link: to the run in the UI.
+        watched: the sensor of drops requested it, and tries it again.
     """
 
     run_id: str
@@ -74,6 +75,7 @@ class FailedRun:
     nightly: bool
     link: str
     partition: str | None = None
+    watched: bool = False
 
     @property
     def what(self) -> str:
@@ -93,6 +95,11 @@ class FailedRun:
         again = "Then start it again: open the run and choose 'Re-execute from failure'."
         if self.nightly:
             again = "Then wait for the next night, or open the run and choose 'Re-execute from failure'."
+        if self.watched:
+            again = (
+                "Then wait some minutes: the sensor of drops starts it again, until DEER_REID_WATCH_ATTEMPTS runs in a "
+                "row have failed. Or open the run and choose 'Re-execute from failure'."
+            )
         if not self.steps:
             return f"See whether the machine ran out of memory or was restarted. {again}"
         if all(step.deliberate for step in self.steps):

@@ -131,7 +131,10 @@ class WeightStore:
             if declared is not None:
                 path = folder / declared["file"]
                 if not path.is_file():
-                    raise WeightsError(f"{folder / DECLARATION} names {path} for {arch}, which does not exist")
+                    raise WeightsError(
+                        f"{folder / DECLARATION} names {path} for {arch}, which does not exist: put it back, or "
+                        f"correct {DECLARATION}"
+                    )
                 yield path, declared["sha256"], "declared"
         published = PUBLISHED[arch]
         for folder in self.search_dirs:

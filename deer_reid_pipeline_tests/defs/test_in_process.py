@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -13,7 +14,13 @@ import dagster as dg
 import psutil
 import pytest
 
-from deer_reid_pipeline.defs.in_process import WORKER_TAG, close_dead_runs, worker_identity, worker_tag
+from deer_reid_pipeline.defs.in_process import (
+    CODE_SERVER_TAG,
+    WORKER_TAG,
+    close_dead_runs,
+    worker_identity,
+    worker_tag,
+)
 
 
 @dg.op
@@ -116,6 +123,28 @@ def test_a_retry_that_copied_the_tag_of_a_dead_run_is_left_alone(instance: dg.Da
     run = instance.create_run_for_job(_some_job, tags=tags, status=STARTED)
     assert close_dead_runs(instance) == 0
     assert status_of(instance, run.run_id) == STARTED
+
+
+def test_runs_of_a_container_that_was_replaced_are_closed_by_the_one_in_its_place(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEER_REID_CODE", "code")
+    monkeypatch.setenv("DEER_REID_CODE_PORT", "4000")
+    before, ours, elsewhere, command = (str(uuid.uuid4()) for _ in range(4))
+    at = {CODE_SERVER_TAG: json.dumps({"host": "code", "port": 4000})}
+    other = {CODE_SERVER_TAG: json.dumps({"host": "code-gpu", "port": 4000})}
+    for run_id, identity, tags in (
+        (before, "0a1b2c3d4e5f:40:boot/1", at),
+        (ours, worker_identity(), at),
+        (elsewhere, "0a1b2c3d4e5f:40:boot/1", other),
+        (command, "0a1b2c3d4e5f:40:boot/1", {}),
+    ):
+        tags = {**tags, WORKER_TAG: worker_tag(run_id, identity)}
+        instance.create_run_for_job(_some_job, run_id=run_id, tags=tags, status=STARTED)
+    assert close_dead_runs(instance) == 0, "a command beside the code server cannot know"
+    assert close_dead_runs(instance, from_code_server=True) == 1
+    assert status_of(instance, before) == dg.DagsterRunStatus.FAILURE
+    assert {status_of(instance, run_id) for run_id in (ours, elsewhere, command)} == {STARTED}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg2
 
@@ -22,6 +23,7 @@ from deer_reid_pipeline.store.embedded.programs import run_program
 from deer_reid_pipeline_tests.conftest import REPO
 from deer_reid_pipeline_tests.deploy.compose_file import filled, in_starting_order, services
 from deer_reid_pipeline_tests.deploy.proxy import free_port, wait_until_open
+from deer_reid_pipeline_tests.store.clients import kill_server
 
 DATABASE_PASSWORD = "p@ss:w/rd#1"
 """With characters that would break an address."""
@@ -144,7 +146,7 @@ def running_stack(database: Path, home: Path, drops: Path, folder: Path) -> Iter
             if name == "proxy":
                 break
             if name == "db":
-                ends.enter_context(_postgres(database, stack.ports["db"]))
+                ends.enter_context(running_postgres(database, stack.ports["db"]))
                 stack.started.append(name)
                 ends.callback(stack.stop)
             else:
@@ -152,32 +154,62 @@ def running_stack(database: Path, home: Path, drops: Path, folder: Path) -> Iter
         yield stack
 
 
-@contextmanager
-def _postgres(folder: Path, port: int) -> Iterator[None]:
+class PostgresServer:
     """A server with a password on 127.0.0.1, and an empty database: what the image of the service `db` makes."""
-    user = os_user.service_user(folder / "data")
-    word = folder / "password"
-    word.write_text(DATABASE_PASSWORD, encoding="ascii")
-    data = folder / "data"
-    data.mkdir()
-    for path in (word, data):
-        os_user.give(path, user)
-    make = ["--auth=scram-sha-256", f"--pwfile={word}", "--username=deer_reid", "--encoding=UTF8", "-D", str(data)]
-    code, said = run_program("initdb", make, user, timeout=300)
-    assert code == 0, said
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
-    start = ["start", "-w", "-D", str(data), "-l", str(data / "server.log"), "-o", options]
-    code, said = run_program("pg_ctl", start, user, timeout=300)
-    assert code == 0, said
-    try:
-        wait_until_open(port)
-        connection = psycopg2.connect(
-            host="127.0.0.1", port=port, user="deer_reid", password=DATABASE_PASSWORD, dbname="postgres"
-        )
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port, self._data = port, folder / "data"
+        self._user = os_user.service_user(self._data)
+        word = folder / "password"
+        word.write_text(DATABASE_PASSWORD, encoding="ascii")
+        self._data.mkdir()
+        for path in (word, self._data):
+            os_user.give(path, self._user)
+        make = ["--auth=scram-sha-256", f"--pwfile={word}", "--username=deer_reid", "--encoding=UTF8"]
+        code, said = run_program("initdb", [*make, "-D", str(self._data)], self._user, timeout=300)
+        assert code == 0, said
+
+    @property
+    def url(self) -> str:
+        """Address of the database, with the password."""
+        return f"postgresql://deer_reid:{quote(DATABASE_PASSWORD, safe='')}@127.0.0.1:{self.port}/deer_reid"
+
+    def start(self) -> None:
+        """Start it, after a kill too, and wait until it answers."""
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
+        start = ["start", "-w", "-D", str(self._data), "-l", str(self._data / "server.log"), "-o", options]
+        deadline = time.monotonic() + HEALTHY_WITHIN_S
+        while True:  # what is left of a killed server may need a moment to go
+            code, said = run_program("pg_ctl", start, self._user, timeout=300)
+            if code == 0:
+                break
+            assert time.monotonic() < deadline, said
+            time.sleep(1)
+        wait_until_open(self.port)
+
+    def create_database(self) -> None:
+        connection = psycopg2.connect(f"{self.url.rpartition('/')[0]}/postgres")
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("CREATE DATABASE deer_reid")
         connection.close()
-        yield
+
+    def kill(self) -> None:
+        """kill -9 of the server and of every process that serves a client."""
+        kill_server(int((self._data / "postmaster.pid").read_text().split()[0]), children=True)
+
+    def stop(self) -> None:
+        """End it in order; open sessions are cut off."""
+        run_program("pg_ctl", ["stop", "-m", "fast", "-D", str(self._data)], self._user, timeout=120)
+
+
+@contextmanager
+def running_postgres(folder: Path, port: int) -> Iterator[PostgresServer]:
+    """One that is up, and down at the end."""
+    server = PostgresServer(folder, port)
+    server.start()
+    try:
+        server.create_database()
+        yield server
     finally:
-        run_program("pg_ctl", ["stop", "-m", "fast", "-D", str(data)], user, timeout=120)
+        server.stop()

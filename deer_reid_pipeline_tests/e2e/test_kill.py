@@ -1,8 +1,4 @@
-"""kill -9 at chosen and at random moments: the next run ends the work, with the results of an uninterrupted one.
-
-A gate is a trigger that lets so many rows of a table through and then holds the statement, so that a command is
-killed in the middle of a transaction and not somewhere near it.
-"""
+"""kill -9 at chosen and at random moments: the next run ends the work, with the results of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -10,49 +6,20 @@ import contextlib
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deer_reid_pipeline.store.embedded import start_embedded
 from deer_reid_pipeline_tests.e2e.conftest import Processed
+from deer_reid_pipeline_tests.e2e.gate import PATIENCE_S, gate
 from deer_reid_pipeline_tests.e2e.runs import Answer, Home, assert_same, kill_group, new_home, stored
 from deer_reid_pipeline_tests.store.clients import kill_server
 
-GATE = 20260101
-PATIENCE_S = 180
 
-
-@contextlib.contextmanager
-def gate(home: Home, table: str, rows: int) -> Iterator[Callable[[subprocess.Popen[str]], None]]:
-    """Hold whoever writes row number `rows` + 1 into a table; gives a function that waits until somebody is held."""
-    with home.connected() as keeper, keeper.cursor() as cursor:
-        cursor.execute("CREATE SEQUENCE gate_rows")
-        cursor.execute(
-            "CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            f"IF nextval('gate_rows') > {rows} THEN PERFORM pg_advisory_xact_lock({GATE}); END IF; RETURN NEW; END $$"
-        )
-        cursor.execute(f"CREATE TRIGGER gate BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION gate()")
-        cursor.execute(f"SELECT pg_advisory_lock({GATE})")
-
-        def wait(process: subprocess.Popen[str]) -> None:
-            deadline = time.monotonic() + PATIENCE_S
-            held = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {GATE} AND NOT granted"
-            while True:
-                cursor.execute(held)
-                if cursor.fetchone()[0]:
-                    return
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-
-        yield wait
-        cursor.execute(f"SELECT pg_advisory_unlock({GATE})")
-        # Waits for the killed command's transaction, which the server rolls back once it notices.
-        cursor.execute(f"DROP TRIGGER gate ON {table}")
-        cursor.execute("DROP FUNCTION gate")
-        cursor.execute("DROP SEQUENCE gate_rows")
+def assert_going(process: subprocess.Popen[str]) -> None:
+    assert process.poll() is None, process.communicate()
 
 
 def killed_at(home: Home, table: str, rows: int, *arguments: object) -> None:
@@ -60,7 +27,7 @@ def killed_at(home: Home, table: str, rows: int, *arguments: object) -> None:
     with gate(home, table, rows) as wait:
         process = home.start(*arguments, DEER_REID_BATCH_SIZE="2")
         try:
-            wait(process)
+            wait(lambda: assert_going(process))
         finally:
             kill_group(process)
         assert process.returncode == -9

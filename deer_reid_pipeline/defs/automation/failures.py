@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from deer_reid_pipeline.defs.automation.nights import NIGHT_TAG, PARTITION_TAG
+from deer_reid_pipeline.defs.ingest.sensor import FOLDER_TAG
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.steps.failure_report import FailedRun, FailedStep, post_failure, write_failure
@@ -43,13 +44,37 @@ def failed_run(context: dg.RunFailureSensorContext, ui_url: str) -> FailedRun:
         run_id=run.run_id,
         job=run.job_name,
         at=datetime.now(UTC) if ended is None else datetime.fromtimestamp(ended, UTC),
-        said=_one_line(context.failure_event.message or "the run failed without saying why"),
+        said=_one_line(_said(context)),
         steps=tuple(_steps(context)),
         retried=tags.get(WILL_RETRY_TAG) == "true",
         nightly=NIGHT_TAG in tags,
         link=f"{ui_url.rstrip('/')}/runs/{run.run_id}",
         partition=tags.get(PARTITION_TAG),
+        watched=FOLDER_TAG in tags,
     )
+
+
+def _said(context: dg.RunFailureSensorContext) -> str:
+    """What Dagster said of the run; where that is only that something else ended it, what it said of why before."""
+    said = context.failure_event.message or "the run failed without saying why"
+    if _FROM_OUTSIDE in said:
+        for entry in context.instance.all_logs(context.dagster_run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+            event = entry.dagster_event
+            told = (event.message if event is not None else None) or ""
+            if _PROCESS in told:
+                said = told[told.index(_PROCESS) :]
+            elif event is not None and _CUT_OFF in told and event.engine_event_data.error is not None:
+                error = event.engine_event_data.error
+                while error.cause is not None:
+                    error = error.cause
+                said = f"The run was cut off: {error.message}"
+    return said
+
+
+_FROM_OUTSIDE = "from outside the execution context"
+_PROCESS = "Run execution process"
+_CUT_OFF = "An exception was thrown during execution"
+"""Words of Dagster's: another process reports the run as failed; how its own ended; what stopped it between steps."""
 
 
 def _steps(context: dg.RunFailureSensorContext) -> Iterator[FailedStep]:

@@ -107,7 +107,7 @@ def _schedule(work: NightWork, night_start: str, timezone: str) -> dg.ScheduleDe
     def evaluate(context: dg.ScheduleEvaluationContext, site: SiteResource) -> dg.SkipReason | Sequence[dg.RunRequest]:
         instance, due = context.instance, context.scheduled_execution_time
         night = nights.night_of(due, timezone)
-        close_dead_runs(instance)
+        close_dead_runs(instance, from_code_server=True)
         with nights.opened(site) as found:
             decision = work.decide(found, instance, due)
         if not decision.needed:

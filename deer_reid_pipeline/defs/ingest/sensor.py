@@ -15,6 +15,9 @@ from deer_reid_pipeline.steps.watch_runs import DropRun, RunState, attempt_of
 from deer_reid_pipeline.steps.watching import read_cursor, watch_once
 
 INTERVAL_S = 30
+FOLDER_TAG = "deer_reid/folder"
+"""On every run that this sensor requests: the folder's name."""
+
 NOT_WATCHING = (
     "No folder is watched: set DEER_REID_WATCH, in the environment or in .env, to the folder whose sub-folders are "
     "drops, and start the code server again."
@@ -45,7 +48,7 @@ def image_drop_sensor(context: dg.SensorEvaluationContext, site: SiteResource) -
     if complaint is not None:
         context.log.warning(complaint)
     instance = context.instance
-    close_dead_runs(instance)
+    close_dead_runs(instance, from_code_server=True)
     opened = site.site
     try:
         tick = watch_once(opened, settings.watch, cursor, _now(), lambda key: _runs_of(instance, key))
@@ -59,7 +62,7 @@ def image_drop_sensor(context: dg.SensorEvaluationContext, site: SiteResource) -
         return dg.SensorResult(skip_reason=told, cursor=tick.cursor.to_text())
     return dg.SensorResult(
         run_requests=[
-            dg.RunRequest(run_key=request.run_key, partition_key=request.key, tags={"deer_reid/folder": request.folder})
+            dg.RunRequest(run_key=request.run_key, partition_key=request.key, tags={FOLDER_TAG: request.folder})
             for request in tick.requests
         ],
         dynamic_partitions_requests=[image_drop_partitions.build_add_request([each.key for each in tick.requests])],

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import dagster as dg
 from dagster._core.definitions.freshness_evaluator import FRESHNESS_EVALUATORS_BY_POLICY_TYPE
+from dagster._core.events import EngineEventData
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    SensorInstigatorData,
+)
 from dagster._core.test_utils import freeze_time
 from dagster._core.workspace.context import LoadingContext
 from dagster._utils.error import serializable_error_info_from_exc_info
@@ -57,3 +70,31 @@ def clock(at: datetime) -> Iterator[None]:
     """Dagster's clock stands at a moment."""
     with freeze_time(at.astimezone(UTC)):
         yield
+
+
+def looked_at(instance: dg.DagsterInstance, sensor: str, moment: float, cursor: str) -> None:
+    """Store that a sensor looked last at a moment (seconds since the epoch)."""
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("deer_reid_pipeline"), "__repository__")
+    data = SensorInstigatorData(moment, cursor=cursor, last_tick_start_timestamp=moment)
+    origin = RemoteInstigatorOrigin(repository, sensor)
+    instance.add_instigator_state(InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data))
+
+
+def last_looks(instance: dg.DagsterInstance) -> dict[str, tuple[float | None, float | None, str | None]]:
+    """Of every sensor: when its last look ended and began, and its cursor."""
+    found = {}
+    for state in instance.all_instigator_state():
+        data = state.instigator_data
+        assert isinstance(data, SensorInstigatorData)
+        found[state.instigator_name] = (data.last_tick_timestamp, data.last_tick_start_timestamp, data.cursor)
+    return found
+
+
+def cut_off(instance: dg.DagsterInstance, run: dg.DagsterRun, error: Exception) -> None:
+    """Store what a run notes of an error that is not a step's."""
+    told = "An exception was thrown during execution that is likely a framework error."
+    try:
+        raise error
+    except Exception:
+        data = EngineEventData.engine_error(serializable_error_info_from_exc_info(sys.exc_info()))
+    instance.report_engine_event(told, run, data)

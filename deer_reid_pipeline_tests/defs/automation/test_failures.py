@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from deer_reid_pipeline.defs.automation.failures import failed_run, run_failure_sensor
+from deer_reid_pipeline.defs.ingest.sensor import FOLDER_TAG
 from deer_reid_pipeline.errors import DeerReidError, WeightsError
 from deer_reid_pipeline.steps import failure_report
 from deer_reid_pipeline.steps.failure_report import (
@@ -24,6 +25,7 @@ from deer_reid_pipeline.steps.failure_report import (
     redacted,
     write_failure,
 )
+from deer_reid_pipeline_tests.defs.automation.dagster_testing import cut_off
 
 WEIGHTS = "resnet50.pth is missing from the weights folder: set DEER_REID_WEIGHTS_DIR"
 SECRET = "postgresql://deer:s3cret@db/deer"
@@ -135,6 +137,12 @@ def test_the_report_says_what_went_wrong_and_what_to_do(home: Path, instance: dg
     assert "raise WeightsError" not in text, "a deliberate error needs no stack"
 
 
+def test_a_drop_that_the_sensor_tries_again_is_said_to_be(home: Path, instance: dg.DagsterInstance) -> None:
+    run_failure_sensor(context_of(instance, fail(instance, night_job, {FOLDER_TAG: "creek"})))
+    text = reports(home)[0].read_text(encoding="ascii")
+    assert "Do what the error says. Then wait some minutes: the sensor of drops starts it again" in text
+
+
 def test_a_fault_of_the_program_shows_where_it_was_and_no_secrets(
     home: Path, instance: dg.DagsterInstance, webhook: tuple[str, type[Taken]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +177,27 @@ def test_a_worker_that_died_and_a_run_that_is_started_again(home: Path, instance
     assert "The worker was killed. Nobody knows why." in text
     assert "None said so: the process that ran them ended." in text
     assert "started again by itself" in text
+
+
+def test_a_worker_that_was_killed_says_by_what(instance: dg.DagsterInstance) -> None:
+    """As the code server tells it: on an event of its own, and then without a word."""
+    run = instance.create_run_for_job(night_job)
+    told = "Run execution process for some-run was terminated by signal 9 (SIGKILL)."
+    instance.report_engine_event("Launched", run)
+    instance.report_engine_event(told, run, cls=dg.DagsterInstance)  # which puts its name before it
+    event = instance.report_run_failed(run)
+    context = dg.build_run_status_sensor_context("run_failure_sensor", event, instance, run).for_run_failure()
+    assert failed_run(context, "http://ui").said == told
+
+
+def test_a_run_that_lost_its_database_between_steps_says_so(instance: dg.DagsterInstance) -> None:
+    run = instance.create_run_for_job(night_job)
+    lost = RuntimeError("too many retries")
+    lost.__cause__ = ConnectionError("connection refused")
+    cut_off(instance, run, lost)
+    event = instance.report_run_failed(run)
+    context = dg.build_run_status_sensor_context("run_failure_sensor", event, instance, run).for_run_failure()
+    assert failed_run(context, "http://ui").said == "The run was cut off: ConnectionError: connection refused"
 
 
 @pytest.mark.parametrize("answer", [200, 404, 500])
