@@ -112,6 +112,7 @@ def watch_once(
     following = watch.look(names)
     watch.seal()
     requests = watch.wanted(runs_of)
+    watch.notes.settled = len(watch.settled)
     if names:  # a folder without any sub-folder may be a disk that is not mounted now
         watch.records.forget_all_but(names)
     return Tick(tuple(requests), WatchCursor(bounded(watch.pending, now), following), watch.notes.text())
@@ -127,6 +128,7 @@ class _Watch:
         self.pending: dict[str, Pending] = {}
         self.ready: list[tuple[float, str, Look]] = []
         self.notes = Notes()
+        self.settled: set[str] = set()
         self.bytes_left = site.settings.watch_mb << 20
         self.read_any = False
         with site.database.session() as session:
@@ -174,7 +176,7 @@ class _Watch:
                 since = verdict.pending.since if verdict.pending else self.now
                 self.ready.append((since, name, look))
             case Stage.SEALED:
-                self.notes.settled += 1
+                self.settled.add(name)
             case Stage.REFUSED:
                 self.notes.say("refused", f"{name} cannot be a drop: {sealed.refused if sealed else ''}")
             case Stage.EMPTY:
@@ -215,7 +217,10 @@ class _Watch:
             left = self._read(self.root / name, look.files, record.hashes, end)
             if left:
                 self.records.write(name, record)
-                self.notes.name("reading", name, f"{look.pictures - left} of {look.pictures} pictures")
+                if left == look.pictures:
+                    self.notes.name("turn", name, pictures_in_words(look))
+                else:
+                    self.notes.name("reading", name, f"{look.pictures - left} of {look.pictures} pictures")
             else:
                 self._seal_one(name, look, record)
 
@@ -305,6 +310,7 @@ class _Watch:
         requests = []
         for drop in self._open(runs_of):
             name, runs = Path(drop.root).name, runs_of(drop.key)
+            self.settled.discard(name)
             found = next_run(runs, self.now, self.site.settings.watch_attempts)
             match found.need:
                 case Need.RUN:

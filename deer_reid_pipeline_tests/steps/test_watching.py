@@ -84,7 +84,7 @@ def test_a_drop_is_requested_once_with_name_and_digest(watched: Watched) -> None
     assert (request.key, request.run_key) == (key, f"Creek 1:{digest}")
     assert third.message == "Starting: Creek 1."
     assert watched.cursor == WatchCursor()
-    assert watched.tick().message == "Being processed: Creek 1. Nothing new in 1 folder."
+    assert watched.tick().message == "Being processed: Creek 1."
     watched.work()
     assert watched.tick().message == "Nothing new in 1 folder."
     assert len(watched.requested) == 1
@@ -486,8 +486,10 @@ def test_a_file_that_is_larger_than_the_limit_is_read_all_the_same(watched: Watc
     watched.site.settings = watched.site.settings.model_copy(update={"watch_mb": 1})
     for name in ("a.jpg", "b.jpg"):
         put(watched.root / "creek", name, jpeg(1) + name.encode() + b"\0" * (2 << 20))
+    put(watched.root / "delta", "a.jpg", jpeg(2))
     watched.tick()
-    assert "Being read: creek (1 of 2 pictures)." in watched.tick(130).message
+    message = watched.tick(130).message
+    assert message == "Being read: creek (1 of 2 pictures). Waiting for their turn: delta (1 picture)."
     assert len(watched.tick().requests) == 1
 
 
