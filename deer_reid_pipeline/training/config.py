@@ -19,7 +19,7 @@ class TrainingConfig(BaseModel):
         description="What is minimised: triplet (batch-hard), arcface (sub-centre), supcon (supervised contrastive), "
         "or supcon_arcface.",
     )
-    epochs: int = Field(default=28, ge=1, le=1000, description="Times that as many pictures are shown as there are.")
+    epochs: int = Field(default=36, ge=1, le=1000, description="Times that as many pictures are shown as there are.")
     epoch_pictures: int = Field(
         default=4000,
         ge=64,
@@ -78,7 +78,7 @@ class TrainingConfig(BaseModel):
     temperature: float = Field(default=0.1, gt=0, le=1, description="Temperature of supcon.")
     triplet_margin: float = Field(default=0.2, gt=0, le=2, description="Margin of the triplet loss, cosine distance.")
     patience: int = Field(
-        default=10, ge=1, description="Epochs without a better mAP on the validation individuals before it stops."
+        default=18, ge=1, description="Epochs without a better mAP on the validation individuals before it stops."
     )
     second: bool | None = Field(
         default=None,
