@@ -84,6 +84,21 @@ def query(site: Site, statement: str, **values: Any) -> list[Any]:
         return list(session.execute(text(statement), values).all())
 
 
+def alike_encounters(rows: Iterable[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Rows of two unnamed encounters of a drawn herd, after those of named ones of the same flanks and sexes."""
+    events: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        events.setdefault(row["eventID"], []).append(row)
+    looks = {event: {(row["viewpoint"], row["sex"]) for row in shown} for event, shown in events.items()}
+    named = [event for event, shown in events.items() if all(row["individualID"] for row in shown)]
+    unnamed = [event for event in events if event not in named][:2]
+    alike = {next(event for event in named if looks[event] == looks[other]) for other in unnamed}
+    return (
+        [row for event, shown in events.items() if event in alike for row in shown],
+        [row for event in unnamed for row in events[event]],
+    )
+
+
 def write_table(folder: Path, rows: Iterable[dict[str, Any]], name: str = "observations.csv") -> None:
     """Write a table with the union of the rows' keys as columns."""
     rows = list(rows)

@@ -24,7 +24,7 @@ from deer_reid_pipeline.steps.summary import markdown_text
 from deer_reid_pipeline.store.embedded import embedded_status
 from deer_reid_pipeline_tests.conftest import REPO
 from deer_reid_pipeline_tests.defs.given import GivenSite
-from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table
+from deer_reid_pipeline_tests.sites import alike_encounters, part_of_herd, query, read_table
 
 BRANCH_ASSETS = {"resnet50_embeddings", "multiscale_embeddings", "efficientnet_embeddings"}
 PARENTS = {  # SPEC section 8, from image_drops to deer_profiles
@@ -165,15 +165,8 @@ def test_dagster_validates_the_definitions(home: Path) -> None:
 @pytest.fixture
 def part(herd: Path, tmp_path: Path) -> Path:
     """Two unnamed encounters, and for each a named one of the same flank and sex, so that there is a candidate."""
-    rows = read_table(herd / "observations.csv")
-    events: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        events.setdefault(row["eventID"], []).append(row)
-    looks = {event: {(row["viewpoint"], row["sex"]) for row in shown} for event, shown in events.items()}
-    named = [event for event, shown in events.items() if all(row["individualID"] for row in shown)]
-    unnamed = [event for event in events if event not in named][:2]
-    alike = [next(event for event in named if looks[event] == looks[other]) for other in unnamed]
-    return part_of_herd(herd, tmp_path / "part", [row for row in rows if row["eventID"] in {*unnamed, *alike}])
+    named, unnamed = alike_encounters(read_table(herd / "observations.csv"))
+    return part_of_herd(herd, tmp_path / "part", [*named, *unnamed])
 
 
 @pytest.fixture

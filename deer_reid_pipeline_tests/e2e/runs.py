@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import psycopg2
 
 from deer_reid_pipeline.store.embedded import start_embedded
@@ -94,6 +95,23 @@ class Home:
             start_new_session=True,
         )
 
+    def keep_running(self, words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a program that stays, as the leader of a process group of its own; its words are added to a file."""
+        with log.open("ab") as stream:
+            return subprocess.Popen(
+                words,
+                cwd=self.folder,  # not the checkout, whose .env would be read
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+
+    def serve(self, port: int, log: Path) -> subprocess.Popen[bytes]:
+        """Start `deer-reid serve`; to be ended by `end_serving`."""
+        return self.keep_running([str(COMMAND), "serve", "--port", str(port)], log)
+
     def run(self, *arguments: object, **changes: str | None) -> Answer:
         """Run a command to its end."""
         process = self.start(*arguments, **changes)
@@ -133,6 +151,21 @@ class Home:
         """Let go of the server."""
         if (self.folder / "postgres").exists():
             start_embedded(self.folder).stop()
+
+
+def end_serving(process: subprocess.Popen[bytes]) -> None:
+    """End a `serve` by SIGTERM; where that does not help, it and what it started are killed, and this fails."""
+    below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    try:
+        process.wait(timeout=150)
+    finally:
+        for one in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if not one.name().startswith("postgres"):
+                    one.kill()
+        process.kill()
+        process.wait(timeout=60)
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
@@ -259,6 +292,7 @@ __all__ = [
     "Home",
     "Stored",
     "assert_same",
+    "end_serving",
     "kill_group",
     "lowest_cosine",
     "new_home",

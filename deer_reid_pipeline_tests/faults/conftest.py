@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,8 @@ __all__ = ["drop", "fresh", "processed"]
 @pytest.fixture(scope="module")
 def running(make_home: Callable[[], Path], lite_models: Path) -> Iterator[Installation]:
     """One that serves, for all tests of a file."""
-    made = new_installation(make_home, lite_models)
-    try:
-        made.start_serving()
+    with serving(new_installation(make_home, lite_models)) as made:
         yield made
-    finally:
-        made.stop_serving()
-        made.stop()
 
 
 @pytest.fixture
@@ -40,6 +36,17 @@ def new_installation(make_home: Callable[[], Path], lite_models: Path, database_
     folder = make_home()
     shutil.copytree(lite_models, folder / "models")
     return Installation(folder, database_url=database_url)
+
+
+@contextmanager
+def serving(made: Installation) -> Iterator[Installation]:
+    """It serves, and is ended with its database whatever happens."""
+    try:
+        made.start_serving()
+        yield made
+    finally:
+        made.stop_serving()
+        made.stop()
 
 
 def assert_as_without_fault(home: Home, expected: Processed) -> None:

@@ -6,9 +6,7 @@ It is asked over SQL and GraphQL, and never helped: nothing here starts its data
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ import requests
 from deer_reid_pipeline.store.embedded import start_embedded
 from deer_reid_pipeline_tests.deploy.proxy import free_port
 from deer_reid_pipeline_tests.e2e.gate import gate
-from deer_reid_pipeline_tests.e2e.runs import COMMAND, Home
+from deer_reid_pipeline_tests.e2e.runs import Home, end_serving
 from deer_reid_pipeline_tests.launcher.conftest import wait_for
 
 WITHIN_S = 900
@@ -80,21 +78,12 @@ class Installation(Home):
 
     def start_another(self, port: int, log: str = "serve.log") -> subprocess.Popen[bytes]:
         """A `deer-reid serve` on this home."""
-        with (self.folder / log).open("ab") as stream:
-            return subprocess.Popen(
-                [str(COMMAND), "serve", "--port", str(port)],
-                cwd=self.folder,  # not the checkout, whose .env would be read
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-            )
+        return self.serve(port, self.folder / log)
 
     def stop_serving(self) -> None:
         """End it as a service manager does."""
         if self.process is not None:
-            end(self.process)
+            end_serving(self.process)
             self.process = None
 
     def check(self) -> None:
@@ -244,17 +233,3 @@ class Installation(Home):
 
 
 TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a `serve` by SIGTERM; where that does not help, it and what it started are killed."""
-    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(timeout=150)
-    finally:
-        for one in tree:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if not re.match("postgres", one.name()):
-                    one.kill()
-        process.wait(timeout=60)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deer_reid_pipeline_tests.e2e.conftest import Processed
-from deer_reid_pipeline_tests.faults.conftest import assert_as_without_fault, new_installation
+from deer_reid_pipeline_tests.faults.conftest import assert_as_without_fault, new_installation, serving
 from deer_reid_pipeline_tests.faults.installation import WITHIN_S, Installation
 from deer_reid_pipeline_tests.fortnight.clock import SiteClock
 from deer_reid_pipeline_tests.launcher.conftest import wait_for
@@ -34,12 +34,8 @@ def running(make_home: Callable[[], Path], lite_models: Path, clock: SiteClock) 
     """An installation that goes by it."""
     made = new_installation(make_home, lite_models)
     made.settings |= clock.environment()
-    try:
-        made.start_serving()
+    with serving(made):
         yield made
-    finally:
-        made.stop_serving()
-        made.stop()
 
 
 def test_set_back(installation: Installation, clock: SiteClock, drop: Path, processed: Processed) -> None:

@@ -11,7 +11,7 @@ import pytest
 from deer_reid_pipeline_tests.deploy.proxy import free_port
 from deer_reid_pipeline_tests.deploy.stack import PostgresServer, running_postgres
 from deer_reid_pipeline_tests.e2e.conftest import Processed
-from deer_reid_pipeline_tests.faults.conftest import assert_as_without_fault, new_installation
+from deer_reid_pipeline_tests.faults.conftest import assert_as_without_fault, new_installation, serving
 from deer_reid_pipeline_tests.faults.installation import Installation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -29,12 +29,8 @@ def server(make_home: Callable[[], Path]) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="module")
 def running(make_home: Callable[[], Path], lite_models: Path, server: PostgresServer) -> Iterator[Installation]:
     """An installation on that server."""
-    made = new_installation(make_home, lite_models, server.url)
-    try:
-        made.start_serving()
+    with serving(new_installation(make_home, lite_models, server.url)) as made:
         yield made
-    finally:
-        made.stop_serving()
 
 
 def assert_told(report: str) -> None:

@@ -11,23 +11,27 @@ from deer_reid_pipeline.store.embedded.liveness import postmaster_pid
 from deer_reid_pipeline.store.embedded.place import find_place
 from deer_reid_pipeline_tests.deploy.proxy import free_port
 from deer_reid_pipeline_tests.e2e.conftest import Processed
+from deer_reid_pipeline_tests.e2e.runs import end_serving
 from deer_reid_pipeline_tests.faults.conftest import assert_as_without_fault
-from deer_reid_pipeline_tests.faults.installation import WITHIN_S, Installation, end
+from deer_reid_pipeline_tests.faults.installation import WITHIN_S, Installation
 from deer_reid_pipeline_tests.launcher.conftest import wait_for
 from deer_reid_pipeline_tests.store.clients import kill_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
-def test_the_daemon_killed(installation: Installation, drop: Path, processed: Processed) -> None:
+@pytest.mark.parametrize("name", ["daemon", "code server"])
+def test_a_service_that_the_run_does_not_need_killed(
+    installation: Installation, drop: Path, processed: Processed, name: str
+) -> None:
     with installation.in_the_middle(drop) as run:
         worker = installation.worker_of(run)
-        installation.kill("daemon")
+        installation.kill(name)
         installation.wait_for_a_look()
         assert worker.is_running(), "the run was cut off for nothing"
     assert installation.wait_until_processed() == ["SUCCESS"]
     assert_as_without_fault(installation, processed)
-    assert "The daemon ended (killed by SIGKILL). It is started again." in installation.log
+    assert f"The {name} ended (killed by SIGKILL). It is started again." in installation.log
 
 
 def test_the_web_server_killed(installation: Installation, drop: Path, processed: Processed) -> None:
@@ -38,17 +42,6 @@ def test_the_web_server_killed(installation: Installation, drop: Path, processed
     assert installation.wait_until_processed() == ["SUCCESS"]
     assert_as_without_fault(installation, processed)
     assert "The web server ended (killed by SIGKILL). It is started again." in installation.log
-
-
-def test_the_code_server_killed(installation: Installation, drop: Path, processed: Processed) -> None:
-    with installation.in_the_middle(drop) as run:
-        worker = installation.worker_of(run)
-        installation.kill("code server")
-        installation.wait_for_a_look()
-        assert worker.is_running(), "a run does not need the server that started it"
-    assert installation.wait_until_processed() == ["SUCCESS"]
-    assert_as_without_fault(installation, processed)
-    assert "The code server ended (killed by SIGKILL). It is started again." in installation.log
 
 
 def test_the_code_server_and_the_run_killed(installation: Installation, drop: Path, processed: Processed) -> None:
@@ -110,7 +103,7 @@ def test_two_of_everything_at_once(installation: Installation, drop: Path, proce
         assert installation.wait_until_processed() == ["SUCCESS"]
         assert another.poll() is None
     finally:
-        end(another)
+        end_serving(another)
     assert_as_without_fault(installation, processed)
 
 

@@ -80,16 +80,7 @@ class Services:
             process.wait(timeout=60)
 
     def _spawn(self, name: str, words: list[str]) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self._processes[name] = subprocess.Popen(
-                words,
-                env=self.home.environment(),
-                cwd=self.home.folder,  # not the checkout, whose .env would be read
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._processes[name] = self.home.keep_running(words, self.folder / f"{name}.log")
 
     def _run(self, words: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

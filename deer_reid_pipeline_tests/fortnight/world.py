@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
@@ -18,6 +17,7 @@ from deer_reid_pipeline_tests.e2e.runs import Home
 from deer_reid_pipeline_tests.fortnight.clock import SiteClock
 from deer_reid_pipeline_tests.fortnight.seen import Seen, SeenTick
 from deer_reid_pipeline_tests.fortnight.services import Services
+from deer_reid_pipeline_tests.launcher.conftest import wait_for
 
 ZONE = ZoneInfo("Europe/Berlin")
 SENSOR = "image_drop_sensor"
@@ -150,11 +150,14 @@ class World:
         Raises:
             AssertionError: there was none in time.
         """
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
+
+        def asked() -> Any:
             value = condition()
-            if value:
-                return value
-            self.services.check()
-            time.sleep(1)
-        raise AssertionError(f"no {what}, it is {self.clock.now()}:\n{self.services.log_of('daemon')}")
+            if not value:
+                self.services.check()
+            return value
+
+        try:
+            return wait_for(asked, what, PATIENCE_S, every_s=1.0)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {self.clock.now()}:\n{self.services.log_of('daemon')}") from error

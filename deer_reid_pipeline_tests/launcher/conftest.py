@@ -44,8 +44,8 @@ def cards(no_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return change
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
-    """The first true value of a condition.
+def wait_for(condition: Callable[[], Any], what: str, timeout: float = 120.0, every_s: float = 0.05) -> Any:
+    """The first true value of a condition, asked so often.
 
     Raises:
         AssertionError: there was none in time.
@@ -55,7 +55,7 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = 120.0) ->
         value = condition()
         if value:
             return value
-        time.sleep(0.05)
+        time.sleep(every_s)
     raise AssertionError(f"no {what} within {timeout:.0f} s")
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import requests
 
 from deer_reid_pipeline_tests.deploy.proxy import free_port
-from deer_reid_pipeline_tests.e2e.runs import COMMAND, Home
-from deer_reid_pipeline_tests.sites import part_of_herd, read_table
+from deer_reid_pipeline_tests.e2e.runs import Home, end_serving
+from deer_reid_pipeline_tests.launcher.conftest import wait_for
+from deer_reid_pipeline_tests.sites import alike_encounters, part_of_herd, read_table
 
 WITHIN_S = 900
 """How long anything may take; the machine may be slow."""
@@ -65,26 +64,12 @@ class Product:
         return {run["runId"]: run["status"] for run in found["runsOrError"]["results"]}
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Wait for something; fails with its name when it does not come."""
-    deadline = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < deadline, f"not in {WITHIN_S} s: {what}"
-        time.sleep(1)
-
-
 def two_drops(herd: Path, folder: Path) -> tuple[Path, Path]:
     """Named encounters of a drawn herd, and two unnamed ones of animals of which the same flank was named."""
-    rows = read_table(herd / "observations.csv")
-    looks: dict[str, set[tuple[str, str]]] = {}
-    for row in rows:
-        looks.setdefault(row["eventID"], set()).add((row["viewpoint"], row["sex"]))
-    named = {row["eventID"] for row in rows if row["individualID"]}
-    unnamed = [event for event in looks if event not in named][:2]
-    alike = {next(event for event in sorted(named) if looks[event] == looks[other]) for other in unnamed}
+    named, unnamed = alike_encounters(read_table(herd / "observations.csv"))
     return (
-        part_of_herd(herd, folder / "named", [row for row in rows if row["eventID"] in alike]),
-        part_of_herd(herd, folder / "unnamed", [row for row in rows if row["eventID"] in unnamed]),
+        part_of_herd(herd, folder / "named", named),
+        part_of_herd(herd, folder / "unnamed", unnamed),
     )
 
 
@@ -103,22 +88,13 @@ def serving(home: Home, processed: Path, waiting: Path) -> Iterator[Product]:
     assert registered.returncode == 0, registered.stderr
     port = free_port()
     log = home.folder / "serve.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [str(COMMAND), "serve", "--port", str(port)],
-            cwd=home.folder,  # not the checkout, whose .env would be read
-            env=home.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
+    process = home.serve(port, log)
     try:
         product = Product(f"http://127.0.0.1:{port}", first, registered.stdout.split()[-1], home)
-        wait_until(lambda: _answers(product, process, log), "the UI")
+        wait_for(lambda: _answers(product, process, log), "UI", WITHIN_S, every_s=1.0)
         yield product
     finally:
-        end(process)
+        end_serving(process)
         home.stop()
 
 
@@ -128,17 +104,3 @@ def _answers(product: Product, process: subprocess.Popen[bytes], log: Path) -> b
         return bool(product.ask("{ assetNodes { assetKey { path } } }")["assetNodes"])
     except requests.ConnectionError:
         return False
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a command as a service manager does, and for certain."""
-    below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=120)
-    for each in below:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if each.name() != "postgres":
-                each.kill()
-    process.kill()
-    process.wait(timeout=60)

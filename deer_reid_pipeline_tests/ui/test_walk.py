@@ -12,8 +12,9 @@ import pytest
 
 from deer_reid_pipeline_tests.defs.test_definitions import GROUPS, PARENTS
 from deer_reid_pipeline_tests.e2e.runs import new_home
+from deer_reid_pipeline_tests.launcher.conftest import wait_for
 from deer_reid_pipeline_tests.ui.browser import browser, drawn_lineage, visit
-from deer_reid_pipeline_tests.ui.product import Product, serving, two_drops, wait_until
+from deer_reid_pipeline_tests.ui.product import WITHIN_S, Product, serving, two_drops
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,7 +64,9 @@ def launched(product: Product, page: Any) -> str:
     dialog.get_by_text("Select a partition or create one").click()
     page.get_by_text(product.waiting, exact=True).locator("visible=true").last.click()
     dialog.get_by_role("button", name="Launch 1 run").click()
-    wait_until(lambda: set(product.runs_of(product.waiting).values()) & ENDED != set(), "the end of the run")
+    wait_for(
+        lambda: ENDED.intersection(product.runs_of(product.waiting).values()), "end of the run", WITHIN_S, every_s=1.0
+    )
     (run,) = product.runs_of(product.waiting)
     return run
 
