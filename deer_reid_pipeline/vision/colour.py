@@ -27,7 +27,7 @@ def to_rgb(image: Any) -> Image.Image:
         rgba = image.convert("RGBA")
         ground = Image.new("RGBA", rgba.size, (_MID_GREY, _MID_GREY, _MID_GREY, 255))
         return Image.alpha_composite(ground, rgba).convert("RGB")
-    converted: Image.Image = image.convert("RGB")
+    converted: Image.Image = image if image.mode == "RGB" else image.convert("RGB")
     return converted
 
 

@@ -66,7 +66,8 @@ def cut_crop(pixels: Pixels, box: Sequence[float], spec: CropSpec = CropSpec()) 
         ValueError: the box has no area or lies outside the picture.
     """
     left, top, right, bottom = pixel_window(pixels.shape[1], pixels.shape[0], box, spec.margin)
-    return _shrink(pixels[top:bottom, left:right], spec.max_side)
+    part = np.ascontiguousarray(pixels[top:bottom, left:right])
+    return part if max(part.shape[:2]) <= spec.max_side else np.asarray(_shrink(Image.fromarray(part), spec.max_side))
 
 
 def cut_crops(path: str | Path, boxes: Sequence[Sequence[float]], spec: CropSpec = CropSpec()) -> list[bytes]:
@@ -106,15 +107,13 @@ def cut_from(picture: Image.Image, box: Sequence[float], spec: CropSpec = CropSp
     Raises:
         ValueError: the box has no area or lies outside the picture.
     """
-    part = np.asarray(picture.crop(pixel_window(*picture.size, box, spec.margin)))
-    return encode_crop(_shrink(part, spec.max_side), spec)
+    part = picture.crop(pixel_window(*picture.size, box, spec.margin))
+    return _encode(_shrink(part, spec.max_side), spec)
 
 
 def encode_crop(pixels: Pixels, spec: CropSpec = CropSpec()) -> bytes:
     """JPEG of uint8 [h, w, 3], colour at full resolution (4:4:4)."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=spec.quality, subsampling=0)
-    return stream.getvalue()
+    return _encode(Image.fromarray(pixels), spec)
 
 
 def decode_crop(source: bytes | str | Path) -> Pixels:
@@ -184,12 +183,17 @@ def _span(low: float, high: float, size: int) -> tuple[int, int]:
     return start, end
 
 
-def _shrink(pixels: Pixels, max_side: int) -> Pixels:
-    height, width = pixels.shape[:2]
-    if max(height, width) <= max_side:
-        return np.ascontiguousarray(pixels)
-    size = fitted_size(width, height, max_side, max_side)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.LANCZOS))
+def _shrink(part: Image.Image, max_side: int) -> Image.Image:
+    if max(part.size) <= max_side:
+        return part
+    return part.resize(fitted_size(*part.size, max_side, max_side), Image.Resampling.LANCZOS)
+
+
+def _encode(part: Image.Image, spec: CropSpec) -> bytes:
+    part.info = {}  # Pillow would write the picture's own comment and XMP into the crop
+    stream = io.BytesIO()
+    part.save(stream, "JPEG", quality=spec.quality, subsampling=0)
+    return stream.getvalue()
 
 
 def _long_side(size: tuple[int, int], box: Sequence[float], spec: CropSpec) -> int:

@@ -99,6 +99,20 @@ def test_fine_stripes_do_not_alias() -> None:
     assert np.ptp(letterbox(stripes, 100, 100)[4:-4, 4:-4].astype(int)) < 12
 
 
+def test_what_a_picture_says_of_itself_does_not_go_with_its_crop(tmp_path: Path) -> None:
+    picture = Image.fromarray(smooth(160, 120))
+    picture.save(tmp_path / "plain.jpg", quality=95)
+    exif = Image.Exif()
+    exif[0x010E] = "the den by the creek"
+    marks = {"comment": b"the den by the creek", "xmp": b"<x:xmpmeta>creek</x:xmpmeta>", "exif": exif, "dpi": (300, 300)}
+    picture.save(tmp_path / "marked.jpg", quality=95, **marks)
+    boxes = [(0.1, 0.1, 0.5, 0.5), (0.0, 0.0, 1.0, 1.0)]
+    for spec in (CropSpec(), CropSpec(max_side=64)):
+        marked = cut_crops(tmp_path / "marked.jpg", boxes, spec)
+        assert marked == cut_crops(tmp_path / "plain.jpg", boxes, spec)
+        assert not any(b"creek" in crop for crop in marked)
+
+
 def test_a_stored_crop_survives_jpeg(tmp_path: Path) -> None:
     crop = smooth(120, 80)
     stored = encode_crop(crop)
