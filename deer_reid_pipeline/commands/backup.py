@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from deer_reid_pipeline.commands.common import Json, emit
-from deer_reid_pipeline.errors import BackupError
+from deer_reid_pipeline.errors import BackupError, Interrupted
 from deer_reid_pipeline.terminal import Console, Progress
+
+STOPPED = "stopped: nothing is deleted; run the command again, with --replace where it says that something is in use"
 
 
 def backup(
@@ -55,17 +57,21 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Bring a backup back into an empty home, after checking every file of it."""
-    from deer_reid_pipeline.defs.in_process import check_home_is_writable
+    from deer_reid_pipeline.defs.in_process import check_home_is_writable, close_restored_runs
     from deer_reid_pipeline.settings import load_settings
     from deer_reid_pipeline.steps.restore import restore_site
+    from deer_reid_pipeline.store.database import connect
     from deer_reid_pipeline.store.migrate import head
 
     started = time.perf_counter()
     console = Console(as_json)
     settings = load_settings()
     check_home_is_writable(settings.home)
-    with Progress(console):
-        done = restore_site(settings, folder, replace=replace)
+    try:
+        with Progress(console):
+            done = restore_site(settings, folder, replace=replace)
+    except KeyboardInterrupt as error:
+        raise Interrupted(STOPPED) from error
     seconds = time.perf_counter() - started
     manifest = done.manifest
     console.say(
@@ -78,6 +84,14 @@ def restore(
         console.say(f"The database before is kept as {name}.")
     if done.instance_left:
         console.say(f"Warning: {settings.dagster_home / 'dagster.yaml'} differs from the backup's and was left alone.")
+    closed = close_restored_runs(settings, connect(settings).dagster_url) if manifest.holds_runs else 0
+    if closed is None:
+        console.say(
+            f"Warning: {settings.dagster_home / 'dagster.yaml'} names another database than the one that was restored, "
+            "so runs that were at work when the backup was made are left as they were."
+        )
+    elif closed:
+        console.say(f"Runs that were at work when the backup was made, and are reported as failed now: {closed}.")
     if manifest.revision != head():
         console.say(f"Its schema is {manifest.revision}: deer-reid init brings it to {head()}.")
     console.say("Next: deer-reid doctor, which says what weights are missing.")
@@ -92,6 +106,7 @@ def restore(
             "made_at": manifest.made_at.isoformat(),
             "moved_to": None if done.moved_to is None else str(done.moved_to),
             "kept_databases": list(done.kept_databases),
+            "closed_runs": closed,
             "seconds": round(seconds, 3),
         },
     )

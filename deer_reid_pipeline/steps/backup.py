@@ -62,9 +62,9 @@ def back_up_site(settings: Settings, database: Database, folder: Path) -> Backup
         _clear_killed(folder.parent)
         with _part_of(folder) as part:
             manifest = _write(settings, database, part, folder)
-            (part / _LOCK).unlink()
             os.sync()
             part.rename(folder)
+            (folder / _LOCK).unlink()
     except OSError as error:
         raise BackupError(
             f"the backup {folder} was not made: {error.strerror or error}; make room or name a folder elsewhere, and "

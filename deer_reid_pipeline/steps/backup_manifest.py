@@ -68,6 +68,11 @@ class Manifest(BaseModel):
     def bytes(self) -> int:
         return sum(file.size for file in self.files)
 
+    @property
+    def holds_runs(self) -> bool:
+        """Whether Dagster's database is in it."""
+        return DAGSTER_DUMP in {file.path for file in self.files}
+
 
 @dataclass(frozen=True)
 class Copied:

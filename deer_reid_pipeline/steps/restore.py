@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deer_reid_pipeline.errors import BackupError, DatabaseError
+from deer_reid_pipeline.errors import BackupError, DatabaseError, Interrupted
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.backup import dumps
@@ -57,6 +57,7 @@ def restore_site(settings: Settings, backup: Path, *, replace: bool) -> Restored
     Raises:
         BackupError: the backup is damaged or newer than this version, the home is in use, or the disk is full.
         DatabaseError: a database cannot be reached or filled.
+        Interrupted: Ctrl-C after a database was restored; the text says which, and what was there is kept as.
     """
     backup = backup.absolute()
     manifest = read_manifest(backup)
@@ -131,12 +132,14 @@ def _fill(targets: list[tuple[str, str, bool]], backup: Path, stamp: str) -> tup
             was_full = restore_database(
                 url, backup / name, embedded=embedded, vectors=name == PIPELINE_DUMP, keep_as=keep_as
             )
-        except DatabaseError as error:
+        except (DatabaseError, KeyboardInterrupt) as error:
             if not finished:
                 raise
-            raise BackupError(
-                f"the database {', '.join(finished)} was restored, and then: {error}; run again with --replace"
-            ) from error
+            before = f" (what was there before is kept as {', '.join(kept)})" if kept else ""
+            text = f"the database {', '.join(finished)} was restored{before}, and then: "
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(f"{text}stopped; run again with --replace") from error
+            raise BackupError(f"{text}{error}; run again with --replace") from error
         finished.append(base)
         if was_full:
             kept.append(keep_as)

@@ -15,6 +15,7 @@ from sqlalchemy import URL, make_url
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.embedded import postgres_binaries
+from deer_reid_pipeline.store.embedded.messages import one_line
 
 BACKUP_TIMEOUT_S = 6 * 3600
 
@@ -56,7 +57,7 @@ def dump_database(url: str, target: Path, *, embedded: bool) -> Path:
             said = ""
             for program in programs:
                 options = ["--format=custom", "--compress=1", f"--file={part}"]
-                said = run_on_database(program, options, url, embedded=embedded)
+                said = _run(program, options, url, embedded=embedded)
                 if not said:
                     part.rename(target)
                     return target
@@ -109,8 +110,8 @@ def postgres_programs(name: str, *, embedded: bool) -> list[Path]:
     return found[::-1] if embedded else found
 
 
-def run_on_database(program: Path, options: list[str], url: str, *, embedded: bool) -> str:
-    """Run pg_dump or pg_restore on a database; returns what went wrong in one line, nothing if it worked.
+def connection_to(url: str, *, embedded: bool) -> tuple[list[str], dict[str, str]]:
+    """Options with which one of PostgreSQL's programs reaches a database, and its environment.
 
     The password is in no command line. To an external server the program gets the environment that the pipeline's own
     connections have (PGPASSFILE, PGSSLMODE); the embedded one needs none of it.
@@ -129,10 +130,15 @@ def run_on_database(program: Path, options: list[str], url: str, *, embedded: bo
     environment["LC_ALL"] = "C"
     if secret is not None:
         environment["PGPASSWORD"] = str(secret)
-    command = [str(program), "--no-password", *options]
+    return ["--no-password", f"--dbname={shown.render_as_string(hide_password=False)}"], environment
+
+
+def _run(program: Path, options: list[str], url: str, *, embedded: bool) -> str:
+    """Run pg_dump on a database; returns what went wrong in one line, nothing if it worked."""
+    connection, environment = connection_to(url, embedded=embedded)
     try:
         result = subprocess.run(
-            [*command, f"--dbname={shown.render_as_string(hide_password=False)}"],
+            [str(program), *options, *connection],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -142,5 +148,4 @@ def run_on_database(program: Path, options: list[str], url: str, *, embedded: bo
         )
     except subprocess.TimeoutExpired:
         return f"{program.name} took longer than {BACKUP_TIMEOUT_S // 3600} hours"
-    said = " ".join(result.stderr.split()).encode("ascii", "replace").decode()[:300]
-    return (said or f"{program.name} ended with {result.returncode}") if result.returncode else ""
+    return (one_line(result.stderr) or f"{program.name} ended with {result.returncode}") if result.returncode else ""

@@ -118,6 +118,27 @@ def test_living_and_foreign_runs_are_left_alone(instance: dg.DagsterInstance, ot
     assert {status_of(instance, run_id) for run_id in alive} == {STARTED}
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has PID namespaces")
+def test_a_host_that_got_another_name_knows_its_own_dead_and_living_and_nobody_elses(
+    instance: dg.DagsterInstance, other_process: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEER_REID_CODE", "127.0.0.1")
+    monkeypatch.setenv("DEER_REID_CODE_PORT", "4000")
+    place, _, started = identity(other_process).partition(":")
+    run_id, foreign = str(uuid.uuid4()), run_of(instance, f"{place}0:{started}")
+    tags = {
+        CODE_SERVER_TAG: json.dumps({"host": "127.0.0.1", "port": 4000}),
+        WORKER_TAG: worker_tag(run_id, identity(other_process)),
+    }
+    instance.create_run_for_job(_some_job, run_id=run_id, tags=tags, status=STARTED)
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+    assert close_dead_runs(instance, from_code_server=True) == 0, "its process lives"
+    other_process.kill()
+    other_process.wait(10)
+    assert close_dead_runs(instance) == 1
+    assert (status_of(instance, run_id), status_of(instance, foreign)) == (dg.DagsterRunStatus.FAILURE, STARTED)
+
+
 def test_a_retry_that_copied_the_tag_of_a_dead_run_is_left_alone(instance: dg.DagsterInstance) -> None:
     tags = {WORKER_TAG: worker_tag(str(uuid.uuid4()), f"{socket.gethostname()}:{2**22 + 1}:1.00")}
     run = instance.create_run_for_job(_some_job, tags=tags, status=STARTED)

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import re
+import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,9 +19,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from deer_reid_pipeline.errors import BackupError, DatabaseError
+from deer_reid_pipeline.errors import BackupError, DatabaseError, Interrupted
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps import backup as making
+from deer_reid_pipeline.steps import restore as bringing_back
 from deer_reid_pipeline.steps.backup import BackupMade, back_up_site
 from deer_reid_pipeline.steps.restore import restore_site
 from deer_reid_pipeline.store import migrate
@@ -216,6 +219,47 @@ def test_what_a_killed_backup_left_goes_and_what_a_running_one_writes_stays(sett
         fcntl.flock(held, fcntl.LOCK_EX)
         backed_up(settings, tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "b"]
+
+
+def test_what_a_backup_left_that_was_killed_at_its_end_goes_too(settings: Settings, tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        making.os.sync = lambda: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[attr-defined]
+        try:
+            backed_up(settings, tmp_path / "b")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / "deer_reid.dump").stat().st_size > 0, "the fault was not the one meant"
+    backed_up(settings, tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert not (tmp_path / "b" / "lock").exists()
+
+
+def test_a_restore_that_is_stopped_between_two_databases_says_what_is_kept_where(
+    settings: Settings, server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = backed_up(settings, tmp_path / "b").folder
+    whole = bringing_back.restore_database
+
+    def stopped_at_the_second(url: str, dump: Path, **options: Any) -> bool:
+        if dump.name == "dagster.dump":
+            raise KeyboardInterrupt
+        return whole(url, dump, **options)
+
+    monkeypatch.setattr(bringing_back, "restore_database", stopped_at_the_second)
+    words = (
+        r"the database deer_reid was restored \(.* is kept as (deer_reid_replaced_\w+)\), and then: stopped; run again"
+    )
+    with pytest.raises(Interrupted, match=words) as caught:
+        restore_site(settings, folder, replace=True)
+    kept = re.search(words, str(caught.value))
+    assert kept is not None
+    try:
+        assert value(server.url(kept[1]), "SELECT name FROM deer") == "Big Buck"
+    finally:
+        run_sql(server.url("postgres"), f'DROP DATABASE IF EXISTS "{kept[1]}" WITH (FORCE)')
 
 
 def test_a_dump_that_cannot_be_read_leaves_the_old_database_in_place(

@@ -10,12 +10,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import psycopg2
+import pytest
 
-from deer_reid_pipeline.store.embedded import embedded_status, start_embedded
+from deer_reid_pipeline.store.embedded import embedded_status, hold, start_embedded
+from deer_reid_pipeline.store.embedded.locks import locked
+from deer_reid_pipeline.store.embedded.place import find_place
+from deer_reid_pipeline_tests.launcher.conftest import wait_for
+from deer_reid_pipeline_tests.store.clients import kill_server
 
 
-def test_it_tells_when_the_server_answers_keeps_it_up_and_stops_it(make_home: Callable[[], Path]) -> None:
+def started_by_keeper(home: Path) -> bool:
+    """Whether the running server has the environment of the keeper."""
+    pid = embedded_status(home).pid
+    return pid is not None and "NOTIFY_SOCKET" in psutil.Process(pid).environ()
+
+
+def test_it_tells_when_the_server_answers_keeps_it_up_and_stops_it(
+    make_home: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = make_home()
     address = home / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -34,10 +48,21 @@ def test_it_tells_when_the_server_answers_keeps_it_up_and_stops_it(make_home: Ca
             assert embedded_status(home).state == "running", "a client that left stopped the server"
             killed = embedded_status(home).pid
             assert killed is not None
-            os.kill(killed, signal.SIGKILL)
+            kill_server(killed, children=True)
             again = start_embedded(home)
-            assert again.pid not in (None, killed)
+            assert again.pid is not None
+            assert again.pid != killed
+            assert started_by_keeper(home), "the server ends with whichever service found it dead"
             again.stop()
+            with locked(find_place(home), 60):  # which it then does not hold
+                keeper.send_signal(signal.SIGSTOP)
+                wait_for(lambda: psutil.Process(keeper.pid).status() == psutil.STATUS_STOPPED, "stopped keeper")
+            monkeypatch.setattr(hold, "KEEPER_TIMEOUT_S", 1.0)
+            kill_server(again.pid, children=True)
+            again.ensure_running()
+            assert not started_by_keeper(home), "a keeper that hangs keeps the server down"
+            again.stop()
+            keeper.send_signal(signal.SIGCONT)
             assert embedded_status(home).state == "running"
             keeper.send_signal(signal.SIGINT)
             assert keeper.wait(timeout=120) == 0

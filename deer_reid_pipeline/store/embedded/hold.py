@@ -10,18 +10,28 @@ import atexit
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.store.embedded.address import SUPERUSER, choose_socket_dir
 from deer_reid_pipeline.store.embedded.lifecycle import bring_up, shut_down
-from deer_reid_pipeline.store.embedded.liveness import postmaster_pid
-from deer_reid_pipeline.store.embedded.locks import has_clients, hold_clients_lock, locked
+from deer_reid_pipeline.store.embedded.liveness import postmaster_pid, probe
+from deer_reid_pipeline.store.embedded.locks import (
+    has_clients,
+    has_keeper,
+    hold_clients_lock,
+    hold_keeper_lock,
+    locked,
+)
 from deer_reid_pipeline.store.embedded.place import Place, find_place
 from deer_reid_pipeline.store.embedded.programs import START_TIMEOUT, STOP_TIMEOUT
 
 log = logging.getLogger(__name__)
+
+KEEPER_TIMEOUT_S = 30.0
+"""How long a dead server is left to its keeper, which looks every few seconds."""
 
 
 class EmbeddedServer:
@@ -31,6 +41,7 @@ class EmbeddedServer:
         self._place = place
         self._process = os.getpid()
         self._clients_fd: int | None = None
+        self._keeper_fd: int | None = None
         self._socket_dir = choose_socket_dir(place)
 
     @property
@@ -56,11 +67,13 @@ class EmbeddedServer:
         return f"postgresql://{SUPERUSER}@/{quote(database, safe='')}?host={host}&port=5432"
 
     def ensure_running(self) -> None:
-        """Start the server again if it died; does nothing if it answers.
+        """Start the server again if it died, or leave that to its keeper; does nothing if it answers.
 
         Raises:
             DatabaseError: it does not come up; the text names the server log.
         """
+        if self._keeper_fd is None:
+            self._wait_for_keeper()
         with locked(self._place, START_TIMEOUT + STOP_TIMEOUT):
             if self._process != os.getpid():  # a forked child becomes a client of its own
                 if self._clients_fd is not None:
@@ -70,10 +83,23 @@ class EmbeddedServer:
                 self._clients_fd = hold_clients_lock(self._place)
             bring_up(self._place, self._socket_dir)
 
+    def keep(self) -> None:
+        """Be the one who starts the server again where it dies, until `stop`; the others wait for that."""
+        self._keeper_fd = hold_keeper_lock(self._place)
+
+    def _wait_for_keeper(self) -> None:
+        """Leave a dead server to its keeper for a while: a server belongs to the service that starts it."""
+        deadline = time.monotonic() + KEEPER_TIMEOUT_S
+        while has_keeper(self._place) and probe(self._socket_dir) != "ready" and time.monotonic() < deadline:
+            time.sleep(0.1)
+
     def stop(self) -> None:
         """Give up this process's hold; the last living client stops the server. Safe to call twice."""
         if self._process != os.getpid() or self._clients_fd is None:
             return
+        if self._keeper_fd is not None:
+            os.close(self._keeper_fd)
+            self._keeper_fd = None
         with locked(self._place, STOP_TIMEOUT):
             os.close(self._clients_fd)
             self._clients_fd = None

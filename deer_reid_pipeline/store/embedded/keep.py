@@ -1,6 +1,7 @@
 """Keeps the home's embedded server up until it is told to stop: `python -m deer_reid_pipeline.store.embedded.keep`.
 
-For a service manager, under which a server would otherwise belong to whichever service started it, and end with that.
+For a service manager, under which a server belongs to whichever service started it, and ends with that: while this
+process lives, the others leave starting a dead server to it for half a minute.
 Tells systemd (NOTIFY_SOCKET) when the server answers.
 """
 
@@ -32,6 +33,7 @@ def keep() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told_to_stop.set())
     server = start_embedded(settings.home)
+    server.keep()
     _notify("READY=1")
     while not told_to_stop.wait(LOOK_EVERY_S):
         server.ensure_running()
