@@ -26,6 +26,10 @@ class DropError(DeerReidError):
     """A drop as a whole cannot be used (mixed layouts, nothing usable in it, changed after it was sealed)."""
 
 
+class FolderError(DropError):
+    """A drop's folder cannot be listed now, or changed while it was read: nothing is known of what it holds."""
+
+
 class ReleaseError(DeerReidError):
     """A release may not become live; the text says what is missing and how to get it."""
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections import defaultdict
 
-from deer_reid_pipeline.errors import DropError
+from deer_reid_pipeline.errors import DropError, FolderError
 from deer_reid_pipeline.ingest.camtrap_events import comparable
 from deer_reid_pipeline.ingest.camtrap_reader import CamtrapReader
 from deer_reid_pipeline.ingest.claims import Claims
@@ -33,13 +33,14 @@ def read_drop(sealed: SealedDrop, *, min_confidence: float) -> DropContents:
         min_confidence: boxes that a machine gave with a lower confidence are left out (0 to 1).
 
     Raises:
-        DropError: the folder is gone, a table changed after sealing, or no picture is usable (with counts).
+        FolderError: the folder is gone, or a table changed after sealing.
+        DropError: no picture is usable (with counts).
     """
     scan = scan_drop(sealed.root)
     _check_tables(sealed, scan)
     layout = choose_layout(scan)
     if layout.name != sealed.layout:
-        raise DropError(f"{_shown(sealed)} changed its layout after it was sealed; seal it again")
+        raise FolderError(f"{_shown(sealed)} changed its layout after it was sealed; seal it again")
     ledger = Ledger()
     ledger.extend(tuple(scan.refused[rel] for rel in sorted(scan.refused)))
     ledger.extend(layout.rejected)
@@ -72,7 +73,7 @@ def _check_tables(sealed: SealedDrop, scan: Scan) -> None:
     """The tables must be the sealed ones: other rows under the same key would be another drop."""
     for file in sealed.files:
         if not is_picture_name(file.rel) and hash_file(scan.root / file.rel) != file.sha256:
-            raise DropError(f"{printable(file.rel)} in {_shown(sealed)} changed after it was sealed; seal it again")
+            raise FolderError(f"{printable(file.rel)} in {_shown(sealed)} changed after it was sealed; seal it again")
 
 
 def _usable_pictures(sealed: SealedDrop, scan: Scan, ledger: Ledger) -> dict[str, str]:

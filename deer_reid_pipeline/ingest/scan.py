@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from deer_reid_pipeline.errors import DropError
+from deer_reid_pipeline.errors import FolderError
 from deer_reid_pipeline.ingest.ledger import entry
 from deer_reid_pipeline.ingest.records import QuarantineEntry
 from deer_reid_pipeline.ingest.wording import printable
@@ -79,20 +79,20 @@ def scan_drop(root: Path) -> Scan:
     """Walk the folder. Hidden files and folders (a leading dot) and folders with a temporary name are passed over.
 
     Raises:
-        DropError: the root does not exist, is not a folder, or cannot be listed.
+        FolderError: the root does not exist, is not a folder, or cannot be listed.
     """
     shown = printable(os.fspath(root))
     try:
         resolved = Path(os.path.realpath(root))
         if not resolved.exists():
-            raise DropError(f"{shown} does not exist; give the folder that holds the pictures")
+            raise FolderError(f"{shown} does not exist; give the folder that holds the pictures")
         if not resolved.is_dir():
-            raise DropError(f"{shown} is not a folder; give the folder that holds the pictures")
+            raise FolderError(f"{shown} is not a folder; give the folder that holds the pictures")
         os.fspath(resolved).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DropError(f"{shown} is not valid UTF-8; rename the folder") from error
+        raise FolderError(f"{shown} is not valid UTF-8; rename the folder") from error
     except (OSError, ValueError) as error:
-        raise DropError(f"{shown} cannot be used as a folder; check its name and permissions") from error
+        raise FolderError(f"{shown} cannot be used as a folder; check its name and permissions") from error
     scan = Scan(resolved)
     waiting = [""]
     while waiting:
@@ -103,7 +103,7 @@ def scan_drop(root: Path) -> Scan:
         except OSError as error:
             why = error.strerror or "input error"
             if not folder:
-                raise DropError(f"{shown} cannot be listed ({why}); check its permissions") from error
+                raise FolderError(f"{shown} cannot be listed ({why}); check its permissions") from error
             scan.refuse(folder, "unreadable", f"the folder cannot be listed ({why})")
             continue
         for item in entries:

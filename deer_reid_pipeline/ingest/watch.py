@@ -63,7 +63,8 @@ class Sealed:
     """How a folder looked when it was sealed last, with the marker of then.
 
     `key` is the drop that it is. `refused` says instead why it cannot be one. `unread` are files (not all, where they
-    are many) that could not be opened then.
+    are many) that could not be opened then. `tried` stands for the files that its drop had missed when it was opened
+    again for them: what stays unusable is not tried for ever.
     """
 
     signature: str
@@ -71,6 +72,7 @@ class Sealed:
     key: str | None = None
     refused: str | None = None
     unread: tuple[str, ...] = ()
+    tried: str = ""
 
 
 class Stage(StrEnum):
@@ -132,7 +134,7 @@ def look_at(folder: Path) -> Look:
     """List a folder. Its marker is looked for first, so that it vouches for every file that is found.
 
     Raises:
-        DropError: it is gone or cannot be listed.
+        FolderError: it is gone or cannot be listed.
     """
     marker = _marker(folder)
     scan = scan_drop(folder)

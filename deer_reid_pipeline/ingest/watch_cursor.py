@@ -21,10 +21,13 @@ MOST_PENDING = 200
 
 @dataclass(frozen=True)
 class WatchCursor:
-    """`following` is the name of the folder at which the next tick begins; "" is the first."""
+    """`following` is the name of the folder at which the next tick begins to look, `asking` of the one at which it
+    begins to ask for runs; "" is the first.
+    """
 
     pending: Mapping[str, Pending] = field(default_factory=dict)
     following: str = ""
+    asking: str = ""
 
     def to_text(self) -> str:
         """ASCII JSON that `read_cursor` reads."""
@@ -32,6 +35,7 @@ class WatchCursor:
             {
                 "version": VERSION,
                 "following": self.following,
+                "asking": self.asking,
                 "pending": {name: [p.signature, p.since, p.looks] for name, p in sorted(self.pending.items())},
             }
         )
@@ -46,7 +50,7 @@ def read_cursor(text: str | None) -> tuple[WatchCursor, str | None]:
         if data["version"] != VERSION:
             return WatchCursor(), _fresh(f"is of version {str(data['version'])[:20]!a}, this program writes {VERSION}")
         pending = {_text(name): _pending(*values) for name, values in data["pending"].items()}
-        return WatchCursor(bounded(pending, 0.0), _text(data["following"])), None
+        return WatchCursor(bounded(pending, 0.0), _text(data["following"]), _text(data.get("asking", ""))), None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return WatchCursor(), _fresh("cannot be read")
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from deer_reid_pipeline.errors import DropError
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.steps.drops import in_transaction
-from deer_reid_pipeline.steps.images import ascii_line, in_batches
+from deer_reid_pipeline.steps.images import ascii_line, from_the_disk, gone, in_batches, unreadable_now
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.store.drops import places_of, quarantine_without_crop, release_cropped
+from deer_reid_pipeline.store.drops import get_drop, places_of, quarantine_without_crop, release_cropped
 from deer_reid_pipeline.store.media import CropJob, add_crops, crop_jobs, forget_crops, move_images
 from deer_reid_pipeline.vision.crops import CropSpec, cut_crops, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError, image_size
@@ -42,13 +43,26 @@ class CropReport:
 
 @dataclass
 class _Cut:
-    """What came of cutting one picture: rows, a line for each crop that cannot be cut, and where it lay at last."""
+    """What came of cutting one picture: rows, a line for each crop that cannot be cut, and where it lay at last.
+
+    `away` says instead that the picture cannot be read now, for a reason that is not its own.
+    """
 
     image: uuid.UUID
     rows: list[dict[str, Any]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     without: list[uuid.UUID] = field(default_factory=list)
     moved_to: str | None = None
+    away: DropError | None = None
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Where a picture was found, or why nowhere, with the places that could not be read."""
+
+    path: Path | None
+    reason: str
+    unread: dict[str, OSError]
 
 
 def store_crops(
@@ -57,10 +71,17 @@ def store_crops(
     """Cut the crops of a drop (or of these detections); a crop whose file is gone is cut again.
 
     A detection whose crop cannot be made, because its picture is gone or is another one by now, is quarantined, so
-    that the rest of its drop can go on; every later run tries again.
+    that the rest of its drop can go on; every later run tries again. Of detections that are given, a picture on a disk
+    that is away counts as gone: drops that were processed may be moved away.
+
+    Raises:
+        DropError: a file of the drop cannot be read now (the disk, not the file); then what was cut before it is
+            stored, and running again goes on.
     """
     with site.database.session() as session:
         jobs = crop_jobs(session, SPEC.id, drop_key=drop_key, detections=detections)
+        drop = None if drop_key is None else get_drop(session, drop_key)
+    root = None if drop is None else drop.root
     folder = site.settings.crops_dir
     missing = [job for job in jobs if job.crop_file is None or not (folder / job.crop_file).is_file()]
     pictures = [list(group) for _, group in groupby(missing, key=lambda job: job.image_id)]
@@ -71,9 +92,12 @@ def store_crops(
         for batch in in_batches(pictures, BATCH):
             with site.database.session() as session:
                 places = places_of(session, [group[0].image_id for group in batch])
-            outcomes = list(pool.map(lambda group: _cut(folder, group, places.get(group[0].image_id, [])), batch))  # noqa: B023
+            cut = pool.map(lambda group: _cut(folder, group, places.get(group[0].image_id, []), root), batch)  # noqa: B023
+            outcomes = list(cut)
             in_transaction(site.database, lambda session: _note(session, outcomes))  # noqa: B023
             for outcome in outcomes:
+                if outcome.away is not None:
+                    raise outcome.away
                 written += len(outcome.rows)
                 lost += outcome.lost
             done += len(batch)
@@ -82,6 +106,7 @@ def store_crops(
 
 
 def _note(session: Session, outcomes: Sequence[_Cut]) -> None:
+    outcomes = [outcome for outcome in outcomes if outcome.away is None]
     add_crops(session, [row for outcome in outcomes for row in outcome.rows])
     forget_crops(session, SPEC.id, [key for outcome in outcomes for key in outcome.without])
     move_images(session, {outcome.image: outcome.moved_to for outcome in outcomes if outcome.moved_to is not None})
@@ -89,13 +114,20 @@ def _note(session: Session, outcomes: Sequence[_Cut]) -> None:
     quarantine_without_crop(session, [(outcome.image, outcome.lost[0]) for outcome in outcomes if outcome.lost])
 
 
-def _cut(folder: Path, group: list[CropJob], places: Sequence[str]) -> _Cut:
-    """Cut the crops of one picture from where it was last, else from where a drop had it."""
+def _cut(folder: Path, group: list[CropJob], places: Sequence[str], root: str | None) -> _Cut:
+    """Cut the crops of one picture from where it was last, else from where a drop had it.
+
+    Args:
+        root: folder of the drop that is worked on; one of its files that cannot be read for now is not lost.
+    """
     first = group[0]
-    known = [first.path, *(place for place in places if place != first.path)]
-    path, reason = find_picture(known, first.image_sha256)
+    found = _search([first.path, *(place for place in places if place != first.path)], first.image_sha256)
+    path = found.path
     if path is None:
-        line = ascii_line(f"{Path(first.path).name}: {reason}")
+        for place, error in found.unread.items():
+            if root is not None and place.startswith(f"{root}/") and gone(Path(place), place) is None:
+                return _Cut(first.image_id, away=unreadable_now(Path(place), error))
+        line = ascii_line(f"{Path(first.path).name}: {found.reason}")
         return _Cut(first.image_id, lost=[line] * len(group), without=[job.detection_id for job in group])
     result = _Cut(first.image_id, moved_to=None if str(path) == first.path else str(path))
     placed: list[tuple[CropJob, Box]] = []
@@ -109,6 +141,9 @@ def _cut(folder: Path, group: list[CropJob], places: Sequence[str]) -> _Cut:
                 placed.append((job, box))
         crops = cut_crops(path, [box for _, box in placed], SPEC) if placed else []
     except (ImageError, OSError) as error:
+        cause = from_the_disk(error) if isinstance(error, ImageError) else error
+        if root is not None and cause is not None and gone(path, path.name) is None:
+            return _Cut(first.image_id, away=unreadable_now(path, cause))
         lines = [*result.lost, *[ascii_line(f"{path.name}: {error}")] * (len(group) - len(result.lost))]
         return _Cut(first.image_id, lost=lines, without=[job.detection_id for job in group])
     result.rows = [_store(folder, job, content) for (job, _), content in zip(placed, crops, strict=True)]
@@ -117,18 +152,25 @@ def _cut(folder: Path, group: list[CropJob], places: Sequence[str]) -> _Cut:
 
 def find_picture(places: Sequence[str], sha256: str | None) -> tuple[Path | None, str]:
     """The first of these files that is the picture, or why none is. Without a sha256 the first that is there is it."""
+    found = _search(places, sha256)
+    return found.path, found.reason
+
+
+def _search(places: Sequence[str], sha256: str | None) -> _Search:
     reason = ""
+    unread: dict[str, OSError] = {}
     for place in places:
         try:
             if sha256 is None and Path(place).is_file():
-                return Path(place), ""
+                return _Search(Path(place), "", unread)
             if sha256 is not None and sha256_of(Path(place)) == sha256:
-                return Path(place), ""
+                return _Search(Path(place), "", unread)
             said = f"no file at {place}" if sha256 is None else f"another picture is at {place} by now"
         except OSError as error:
             said = f"the picture cannot be read from {place} ({error.strerror or error})"
+            unread[place] = error
         reason = reason or said
-    return None, f"{reason}; put it back and run again"
+    return _Search(None, f"{reason}; put it back and run again", unread)
 
 
 def _store(folder: Path, job: CropJob, content: bytes) -> dict[str, Any]:

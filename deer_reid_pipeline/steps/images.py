@@ -179,8 +179,10 @@ def from_the_disk(error: ImageError) -> OSError | None:
 def gone(path: Path, file_path: str) -> QuarantineRow | None:
     """A quarantine row for a file that is no longer in its folder; None where it, or the folder, cannot be read."""
     try:
-        if path.parent.is_dir() and not os.path.lexists(path):
-            return QuarantineRow(file_path, MISSING_FILE, "it is no longer in its folder; once it is, run again")
+        if path.parent.is_dir():
+            path.lstat()
+    except FileNotFoundError:
+        return QuarantineRow(file_path, MISSING_FILE, "it is no longer in its folder; once it is, run again")
     except OSError:
         return None
     return None

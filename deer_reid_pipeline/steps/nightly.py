@@ -61,7 +61,7 @@ def reembedding(site: Site, now: datetime, last: datetime | None) -> Decision:
     A picture that could not be read when it was last tried counts as done until a week has passed.
 
     Args:
-        last: when it was last done; None: never.
+        last: when everything was last gone through, which a drop's run does not do; None: never.
     """
     with site.database.session() as session:
         live = _live(session)
@@ -89,7 +89,8 @@ def reembedding(site: Site, now: datetime, last: datetime | None) -> Decision:
     if not known and not lost:
         return Decision(False, "there are no detections and no individuals yet")
     if _long_ago(last, now):
-        return Decision(True, f"nothing is missing, and a week has passed since the stored rows were checked{unread}")
+        checked = "were never checked" if last is None else "were not checked for a week"
+        return Decision(True, f"nothing is missing, and the stored rows {checked}{unread}")
     return Decision(False, f"every detection and profile has vectors of {live.recipe}{unread}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 
 PAUSE_S = 300.0
 """Seconds after a failed run before the next one; twice that after the second, and so on."""
@@ -40,7 +41,7 @@ class Need(StrEnum):
 
 @dataclass(frozen=True)
 class Next:
-    """What is to be done: the number of the next run, seconds until it, failures in a row so far."""
+    """What is to be done: the number of the next attempt, seconds until it, failed attempts in a row so far."""
 
     need: Need
     attempt: int = 0
@@ -51,18 +52,19 @@ class Next:
 def next_run(runs: Sequence[DropRun], now: float, attempts: int) -> Next:
     """Say what an unfinished drop needs.
 
+    Runs with the same number are one attempt: Dagster repeats a run under its run key when its process died. Each run
+    of another is an attempt of its own.
+
     Args:
         runs: of this drop, newest first.
         now: on the clock of `DropRun.ended`; where it went back, nothing is waited for.
-        attempts: failures in a row after which a person has to look.
+        attempts: failed ones in a row after which a person has to look.
     """
     if any(run.state is RunState.GOING for run in runs):
         return Next(Need.NOTHING)
-    failures = 0
-    for run in runs:
-        if run.state is not RunState.FAILED:
-            break
-        failures += 1
+    failed = list(takewhile(lambda run: run.state is RunState.FAILED, runs))
+    others = sum(run.attempt == 0 for run in failed)
+    failures = others + len({run.attempt for run in failed} - {0})
     attempt = 1 + max((run.attempt for run in runs), default=0)
     if runs and runs[0].state is RunState.CANCELLED:
         return Next(Need.CANCELLED)

@@ -30,6 +30,9 @@ NO_CROP = "no_crop"
 TRIED_AGAIN = (MISSING_FILE, UNREADABLE)
 """Codes of files that the next run looks at again: the reason may have been the disk and not the file."""
 
+MISSED = (MISSING_FILE, NO_CROP)
+"""Codes of files for which a completed drop is opened again once they are there."""
+
 
 @dataclass(frozen=True)
 class QuarantineRow:
@@ -74,14 +77,31 @@ def drop_keys(session: Session) -> set[str]:
     return set(session.scalars(select(Drop.key)))
 
 
-def drops_under(session: Session, folder: str, *, completed: bool, limit: int) -> list[Drop]:
-    """Drops that were read from sub-folders of this one: unfinished ones oldest first, completed ones newest first."""
+def unfinished_drops(session: Session) -> list[Drop]:
+    """All drops that are not processed, oldest first."""
+    return list(session.scalars(select(Drop).where(Drop.completed_at.is_(None)).order_by(Drop.sealed_at, Drop.key)))
+
+
+def last_completed_under(session: Session, folder: str) -> Drop | None:
+    """The drop that was completed last of those that were read from sub-folders of this one."""
     inside = Drop.root.startswith(folder.rstrip("/") + "/", autoescape=True)
-    if completed:
-        found = select(Drop).where(inside, Drop.completed_at.is_not(None)).order_by(Drop.completed_at.desc(), Drop.key)
-    else:
-        found = select(Drop).where(inside, Drop.completed_at.is_(None)).order_by(Drop.sealed_at, Drop.key)
-    return list(session.scalars(found.limit(limit)))
+    return session.scalars(
+        select(Drop).where(inside, Drop.completed_at.is_not(None)).order_by(Drop.completed_at.desc(), Drop.key)
+    ).first()
+
+
+def missed_files(session: Session) -> dict[str, frozenset[str]]:
+    """Files that completed drops missed, or whose picture could not be cut, by drop."""
+    found: dict[str, set[str]] = {}
+    rows = session.execute(
+        select(Quarantine.drop_key, Quarantine.file)
+        .join(DropMedia, (DropMedia.drop_key == Quarantine.drop_key) & (DropMedia.file_path == Quarantine.file))
+        .join(Drop, Drop.key == Quarantine.drop_key)
+        .where(Quarantine.code.in_(MISSED), Drop.completed_at.is_not(None))
+    )
+    for key, file in rows:
+        found.setdefault(key, set()).add(file)
+    return {key: frozenset(files) for key, files in found.items()}
 
 
 def find_again(session: Session, key: str, root: str) -> None:
@@ -94,7 +114,7 @@ def find_again(session: Session, key: str, root: str) -> None:
     retried = (
         select(Quarantine.id)
         .join(DropMedia, (DropMedia.drop_key == Quarantine.drop_key) & (DropMedia.file_path == Quarantine.file))
-        .where(Quarantine.drop_key == key, Quarantine.code.in_((MISSING_FILE, NO_CROP)))
+        .where(Quarantine.drop_key == key, Quarantine.code.in_(MISSED))
     )
     session.execute(
         update(Drop).where(Drop.key == key, Drop.completed_at.is_not(None), exists(retried)).values(completed_at=None)

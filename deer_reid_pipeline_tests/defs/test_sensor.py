@@ -151,6 +151,19 @@ def test_a_run_that_was_killed_is_requested_again_under_another_key(
     assert daemon.told[-1] == "Nothing new in 1 folder."
 
 
+def test_runs_that_dagster_starts_again_by_itself_are_one_attempt(watch: Callable[[Site], Daemon], light: Site) -> None:
+    daemon = watch(light)
+    put(daemon.root / "creek", "a.jpg", jpeg(1))
+    put(daemon.root / "creek", "_COMPLETE", b"")
+    (first,) = daemon.tick()
+    daemon.work(first, first, first, failing=True)
+    daemon.now = max(float(record.end_time or 0) for record in daemon.instance.get_run_records())
+    assert daemon.tick(100) == []
+    assert "To be tried again after a failed run: creek (in 4 min)." in daemon.told[-1]
+    (second,) = daemon.tick(200)
+    assert second.run_key == f"{first.run_key}:attempt-2"
+
+
 def test_the_real_job_processes_a_drop_and_then_only_its_late_picture(
     watch: Callable[[Site], Daemon], site: Site, herd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

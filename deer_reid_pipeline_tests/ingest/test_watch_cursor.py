@@ -13,10 +13,14 @@ from deer_reid_pipeline.ingest.watch_cursor import MOST_PENDING, WatchCursor, bo
 
 
 def test_a_cursor_comes_back_as_it_was() -> None:
-    cursor = WatchCursor({"creek": Pending("abc", 12.5, 2), "Bach \u00fc\udcff": Pending("d", 0.0)}, "creek")
+    cursor = WatchCursor({"creek": Pending("abc", 12.5, 2), "Bach \u00fc\udcff": Pending("d", 0.0)}, "creek", "ridge")
     text = cursor.to_text()
     assert text.isascii()
     assert read_cursor(text) == (cursor, None)
+
+
+def test_a_cursor_from_before_there_was_a_place_to_ask_from_is_read() -> None:
+    assert read_cursor('{"version": 1, "pending": {}, "following": "a"}') == (WatchCursor({}, "a", ""), None)
 
 
 @pytest.mark.parametrize("text", [None, "", "  \n"])

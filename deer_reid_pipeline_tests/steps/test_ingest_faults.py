@@ -16,6 +16,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from deer_reid_pipeline.errors import DropError
+from deer_reid_pipeline.steps import crops as crop_step
 from deer_reid_pipeline.steps import detections as detection_step
 from deer_reid_pipeline.steps import images as image_step
 from deer_reid_pipeline.steps.crops import store_crops
@@ -27,6 +28,8 @@ from deer_reid_pipeline.steps.matches import match_drop
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.summary import describe_drop, markdown_text
 from deer_reid_pipeline.vision.boxes import DetectedBox
+from deer_reid_pipeline.vision.crops import cut_crops
+from deer_reid_pipeline.vision.decode import ImageError
 from deer_reid_pipeline.vision.model_files import sha256_of
 from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table, run_all, write_table
 
@@ -112,6 +115,28 @@ def test_a_failing_disk_stops_the_drop_and_running_again_goes_on(
     assert codes(site, key) == []
     store_images(site, key)
     assert query(site, "SELECT count(*) FROM images")[0][0] == 4
+
+
+def test_a_file_in_a_folder_that_may_not_be_entered_is_not_gone(
+    site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = register_drop(site, folder, "auto").key
+    bad = sorted(folder.rglob("*.jpg"))[1]
+
+    def closed(true: Callable[..., Any]) -> Callable[..., Any]:
+        def failing(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if str(path) == str(bad):
+                raise PermissionError(13, "Permission denied")
+            return true(path, *args, **kwargs)
+
+        return failing
+
+    with monkeypatch.context() as patched:
+        for owner, name in ((os, "stat"), (os, "lstat"), (Path, "open")):
+            patched.setattr(owner, name, closed(getattr(owner, name)))
+        with pytest.raises(DropError, match=r"cannot be read now \(Permission denied\)"):
+            store_images(site, key)
+    assert codes(site, key) == []
 
 
 def test_a_moved_folder_stops_the_drop_and_is_found_where_it_is_now(site: Site, folder: Path, tmp_path: Path) -> None:
@@ -345,6 +370,71 @@ def run_steps(site: Site, key: str) -> tuple[str, tuple[int, int]]:
     match_drop(site, matcher, key)
     decided, every = query(site, "SELECT count(encounter_id), count(*) FROM detections")[0]
     return key, (decided, every - decided)
+
+
+@pytest.mark.parametrize("fault", ["unmounted", "failing", "no more files"])
+def test_a_disk_that_is_away_while_crops_are_cut_stops_the_drop_and_running_again_goes_on(
+    site: Site, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    key = register_drop(site, folder, "auto").key
+    store_images(site, key)
+    store_detections(site, key)
+    bad = sorted(folder.rglob("*.jpg"))[1]
+    true_open = Path.open
+
+    def failing(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path == bad:
+            raise OSError(5, "Input/output error") if fault == "failing" else OSError(24, "Too many open files")
+        return true_open(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        if fault == "unmounted":
+            folder.rename(tmp_path / "away")
+        else:
+            patched.setattr(Path, "open", failing)
+            os.utime(bad)  # its hash is not remembered any more
+        with pytest.raises(DropError, match=r"cannot be read now .*run again") as caught:
+            store_crops(site, drop_key=key)
+    assert "\n" not in str(caught.value)
+    assert codes(site, key) == []
+    assert query(site, "SELECT count(*) FROM detection_crops")[0][0] == (0 if fault == "unmounted" else 3)
+    if fault == "unmounted":
+        (tmp_path / "away").rename(folder)
+    assert store_crops(site, drop_key=key).lost == ()
+    assert run_steps(site, key)[1] == (4, 0)
+
+
+def test_a_disk_that_fails_while_a_picture_is_decoded_for_its_crop_stops_the_drop(
+    site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = register_drop(site, folder, "auto").key
+    store_images(site, key)
+    store_detections(site, key)
+    bad = sorted(folder.rglob("*.jpg"))[1]
+
+    def failing(path: Path, *args: Any) -> list[bytes]:
+        if path == bad:
+            raise ImageError("unreadable", "b.jpg cannot be decoded") from OSError(5, "Input/output error")
+        return cut_crops(path, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(crop_step, "cut_crops", failing)
+        with pytest.raises(DropError, match=f"{bad.name} cannot be read now .Input/output error"):
+            store_crops(site, drop_key=key)
+    assert codes(site, key) == []
+    assert store_crops(site, drop_key=key).lost == ()
+
+
+def test_a_drop_that_was_moved_away_holds_up_nobody_who_wants_its_crops(
+    site: Site, folder: Path, tmp_path: Path
+) -> None:
+    key = register_drop(site, folder, "auto").key
+    store_images(site, key)
+    store_detections(site, key)
+    folder.rename(tmp_path / "away")
+    ids = [key for (key,) in query(site, "SELECT id FROM detections")]
+    assert len(store_crops(site, detections=ids).lost) == 4
+    assert codes(site, key) == ["no_crop"] * 4
 
 
 def test_a_completed_drop_is_opened_again_when_what_it_missed_is_back(site: Site, folder: Path, tmp_path: Path) -> None:

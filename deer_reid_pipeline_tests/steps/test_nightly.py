@@ -139,7 +139,10 @@ def test_unchanged_results_are_looked_at_once_a_week(processed: Site) -> None:
         assert not nightly.reembedding(processed, NOW, last).needed
         assert not nightly.validation(processed, NOW, last).needed
     last = NOW - 7 * DAY + timedelta(hours=5)
-    assert nightly.reembedding(processed, NOW, last).needed
+    due = nightly.reembedding(processed, NOW, last)
+    assert (due.needed, due.reason) == (True, "nothing is missing, and the stored rows were not checked for a week")
+    first = nightly.reembedding(processed, NOW, None)
+    assert (first.needed, first.reason) == (True, "nothing is missing, and the stored rows were never checked")
     assert nightly.validation(processed, NOW, last).needed
 
 

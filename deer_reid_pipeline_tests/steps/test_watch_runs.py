@@ -21,6 +21,11 @@ OK, BAD, ON, OFF = RunState.SUCCEEDED, RunState.FAILED, RunState.GOING, RunState
         ([DropRun(BAD, 900.0, 2), DropRun(BAD, 100.0, 1)], 900 + 2 * PAUSE_S, Need.RUN, 3),
         ([DropRun(BAD, 9.0, 3), DropRun(BAD, 5.0, 2), DropRun(BAD, 1.0, 1)], 9e9, Need.PERSON, 0),
         ([DropRun(BAD, 9.0, 3), DropRun(OK, 5.0, 2), DropRun(BAD, 1.0, 1)], 9e9, Need.RUN, 4),
+        # Dagster started a run twice again: its first attempt, and its second.
+        ([DropRun(BAD, 9.0, 1), DropRun(BAD, 5.0, 1), DropRun(BAD, 1.0, 1)], 9 + PAUSE_S - 1, Need.PATIENCE, 2),
+        ([DropRun(BAD, 9.0, 1), DropRun(BAD, 5.0, 1), DropRun(BAD, 1.0, 1)], 9 + PAUSE_S, Need.RUN, 2),
+        ([DropRun(BAD, 9.0, 2), DropRun(BAD, 8.0, 2), DropRun(BAD, 1.0, 1)], 9 + 2 * PAUSE_S - 1, Need.PATIENCE, 3),
+        ([DropRun(BAD, 9.0, 0), DropRun(BAD, 8.0, 0), DropRun(BAD, 1.0, 1)], 9e9, Need.PERSON, 0),
         ([DropRun(OFF, 9.0, 1)], 9e9, Need.CANCELLED, 0),
         ([DropRun(ON, None, 0), DropRun(OFF, 9.0, 1)], 9e9, Need.NOTHING, 0),
         ([DropRun(OK, 9.0, 1)], 9e9, Need.RUN, 2),  # a file that was missing is back

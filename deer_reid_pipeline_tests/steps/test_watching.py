@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deer_reid_pipeline.errors import DropError
+from deer_reid_pipeline.ingest.seal import UNREADABLE
 from deer_reid_pipeline.ingest.watch_cursor import WatchCursor
 from deer_reid_pipeline.steps import detections as detection_step
 from deer_reid_pipeline.steps import images as image_step
@@ -187,6 +188,74 @@ def test_a_copy_takes_over_where_the_first_is_removed_before_its_run(watched: Wa
     assert stored(watched) == 2
 
 
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_copy_takes_over_where_the_first_holds_something_else_before_its_run(watched: Watched, reused: bool) -> None:
+    first = drop(watched, "creek", [1, 2])
+    drop(watched, "ridge", [1, 2])
+    for after in (30, 130):
+        watched.tick(after)
+    (request,) = watched.requested
+    shutil.rmtree(first)
+    first.mkdir()
+    if reused:
+        drop(watched, "creek", [3])
+    watched.work()
+    assert watched.runs[request.key][0].state is RunState.FAILED
+    for after in (30, 30, 130, PAUSE_S, 30):
+        message = watched.tick(after).message
+        watched.work()
+    assert sorted(each.folder for each in watched.requested) == ["creek", *["creek"] * reused, "ridge"]
+    assert stored(watched) == 2 + reused
+    assert query(watched.site, "SELECT count(*) FROM drops WHERE completed_at IS NULL") == [(0,)]
+    assert message.endswith(f"Nothing new in {1 + reused} folder{'s' * reused}.")
+
+
+def test_a_copy_that_lost_a_file_itself_takes_over_with_the_others(watched: Watched) -> None:
+    first, copy = drop(watched, "creek", [1, 2]), drop(watched, "ridge", [1, 2])
+    for after in (30, 130):
+        watched.tick(after)
+    (copy / "IMG_00002.jpg").unlink()
+    for after in (30, 130):
+        told = watched.tick(after)
+    assert "Lost files but got none, so nothing runs: ridge." in told.message
+    shutil.rmtree(first)
+    first.mkdir()
+    watched.work()
+    for after in (30, PAUSE_S):
+        watched.tick(after)
+    watched.work()
+    assert [each.folder for each in watched.requested] == ["creek", "ridge"]
+    assert stored(watched) == 1
+    assert watched.settle() == []
+
+
+def test_a_copy_gives_what_the_first_had_lost_when_it_was_processed(watched: Watched) -> None:
+    first = drop(watched, "creek", [1, 2])
+    drop(watched, "ridge", [1, 2])
+    for after in (30, 130):
+        watched.tick(after)
+    (first / "IMG_00002.jpg").unlink()
+    drop(watched, "creek", [3])
+    watched.work()
+    assert stored(watched) == 1
+    watched.settle()
+    assert sorted(each.folder for each in watched.requested) == ["creek", "creek", "ridge"]
+    assert stored(watched) == 3
+    assert query(watched.site, "SELECT count(*) FROM quarantine") == [(0,)]
+    assert watched.settle() == []
+
+
+def test_a_copy_of_a_drop_that_waits_for_its_run_is_not_called_settled(watched: Watched) -> None:
+    drop(watched, "creek", [1, 2])
+    drop(watched, "ridge", [1, 2])
+    for after in (30, 130):
+        watched.tick(after)
+    ((key,),) = query(watched.site, "SELECT key FROM drops")
+    assert watched.tick().message == (
+        f"Being processed: creek. The same as an earlier drop, so nothing runs: ridge (drop {key})."
+    )
+
+
 def test_a_renamed_drop_runs_nothing_and_is_found_where_it_is(watched: Watched) -> None:
     folder = drop(watched, "creek", [1, 2])
     watched.settle()
@@ -286,6 +355,50 @@ def test_a_file_that_becomes_readable_is_processed(
     assert stored(watched) == len(numbers)
 
 
+def test_a_file_that_was_away_only_while_its_drop_was_processed_is_processed(watched: Watched) -> None:
+    folder = drop(watched, "creek", [1, 2])
+    for after in (30, 130):
+        watched.tick(after)
+    away = (folder / "IMG_00002.jpg").rename(watched.root.parent / "away.jpg")
+    watched.work()
+    away.rename(folder / "IMG_00002.jpg")
+    assert stored(watched) == 1
+    assert len(watched.settle()) == 1
+    assert stored(watched) == 2
+    assert query(watched.site, "SELECT count(*) FROM quarantine") == [(0,)]
+
+
+def test_a_drop_without_some_crops_is_tried_again_when_the_pictures_open_and_not_for_ever(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = drop(watched, "creek", [1, 2])
+    watched.settle()
+    lost = (
+        "INSERT INTO quarantine (drop_key, file, code, reason) SELECT key, :file, 'no_crop', 'gone' FROM drops "
+        "RETURNING 1"
+    )
+    true_open = Path.open
+
+    def opens(path: Path, *args: object, **kwargs: object) -> object:
+        if path == folder / "IMG_00002.jpg":
+            raise OSError(5, "Input/output error")
+        return true_open(path, *args, **kwargs)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opens)
+        query(watched.site, lost, file="IMG_00002.jpg")
+        assert watched.settle() == []
+    assert len(watched.settle()) == 1
+    assert watched.settle() == [], "nothing here cuts crops, so the row stands"
+    query(watched.site, lost, file="IMG_00001.jpg")
+    assert len(watched.settle()) == 1, "another one"
+    query(watched.site, "DELETE FROM quarantine RETURNING 1")
+    assert watched.settle() == []
+    query(watched.site, lost, file="IMG_00001.jpg")
+    assert len(watched.settle()) == 1, "it was well in the meantime"
+    assert watched.settle() == []
+
+
 def test_what_cannot_be_a_drop_is_named_and_stops_none_of_the_others(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +448,33 @@ def test_a_file_that_changes_while_its_drop_is_sealed_is_waited_for(
     assert len(watched.settle()) == 1
     assert query(watched.site, "SELECT count(*) FROM drops") == [(1,)]
     assert stored(watched) == 3
+
+
+@pytest.mark.parametrize("what", ["folder", "table"])
+def test_what_goes_away_while_a_drop_is_sealed_is_waited_for(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder = drop(watched, "creek", [1, 2])
+    true_seal = watching.seal_folder
+
+    def sealing(*args: object) -> object:
+        away = folder.rename(watched.root.parent / "away")
+        try:
+            return true_seal(*args)  # type: ignore[arg-type]
+        finally:
+            away.rename(folder)
+
+    watched.tick()
+    with monkeypatch.context() as patched:
+        if what == "folder":
+            patched.setattr(watching, "seal_folder", sealing)
+        else:
+            patched.setattr("deer_reid_pipeline.ingest.read.hash_file", lambda path: UNREADABLE)
+        told = watched.tick(130)
+    assert told.requests == ()
+    assert told.message.startswith("creek is waited for: ")
+    assert "creek" in watched.cursor.pending
+    assert len(watched.tick().requests) == 1
 
 
 # What is lost between two ticks.
@@ -389,6 +529,18 @@ def test_failed_runs_are_tried_again_a_few_times_and_then_left_to_a_person(watch
     assert f"creek (3 times, partition {request.key})." in told.message
     process(watched.site, request.key)
     assert watched.tick().message == "Nothing new in 1 folder."
+
+
+def test_drops_that_were_given_up_keep_no_later_one_from_being_processed(watched: Watched) -> None:
+    query(
+        watched.site,
+        "INSERT INTO drops (key, name, root, digest, layout, detector, sealed_at) SELECT 'old-' || n, 'old', "
+        ":root || '/old', n, 'images', 'auto', '2020-01-01' FROM generate_series(1, 600) AS n RETURNING 1",
+        root=str(watched.root),
+    )
+    drop(watched, "creek", [1])
+    assert [each.folder for each in watched.settle()] == ["creek"]
+    assert query(watched.site, "SELECT count(*) FROM drops WHERE completed_at IS NOT NULL") == [(1,)]
 
 
 def test_a_drop_that_failed_and_was_mended_is_not_told_of_any_more(watched: Watched) -> None:
@@ -514,3 +666,35 @@ def test_a_look_that_takes_too_long_goes_on_where_it_was(watched: Watched) -> No
         watched.cursor = told.cursor
     assert len(set(begun)) > 2
     assert query(watched.site, "SELECT count(*) FROM drops") == [(6,)]
+
+
+def test_a_look_that_cannot_ask_for_all_runs_in_time_goes_on_with_the_others(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(6):
+        drop(watched, f"creek-{n}", [n])
+    for after in (30, 130):
+        watched.tick(after)
+    monkeypatch.setattr(watching, "LOOKING_S", 1e9)
+    seconds = 0.0
+    asked: list[str] = []
+
+    def slow() -> float:
+        nonlocal seconds
+        seconds += watching.ASKING_S / 2
+        return seconds
+
+    def going(key: str) -> list[DropRun]:
+        asked.append(key.rpartition("-")[0])
+        return [DropRun(RunState.GOING)]
+
+    told = []
+    for _ in range(2):
+        found = watching.watch_once(watched.site, watched.root, watched.cursor, watched.now, going, slow)
+        watched.cursor, _ = watching.read_cursor(found.cursor.to_text())
+        told.append(found.message)
+    assert asked == [f"creek-{n}" for n in range(6)]
+    assert told == [
+        f"Being processed: {three}. 3 folders will be looked at by the next tick."
+        for three in ("creek-0, creek-1, creek-2", "creek-3, creek-4, creek-5")
+    ]

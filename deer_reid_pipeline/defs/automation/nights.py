@@ -91,6 +91,13 @@ def last_made(instance: dg.DagsterInstance, asset: str) -> datetime | None:
     return None if event is None else datetime.fromtimestamp(event.timestamp, UTC)
 
 
+def last_done(instance: dg.DagsterInstance, job: str) -> datetime | None:
+    """When a run of a job last ended well; None: none did that is kept."""
+    done = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
+    ended = [record.end_time for record in instance.get_run_records(done, limit=1)]
+    return datetime.fromtimestamp(ended[0], UTC) if ended and ended[0] is not None else None
+
+
 @contextmanager
 def opened(site: SiteResource) -> Iterator[Site]:
     """The installation for the length of one tick.

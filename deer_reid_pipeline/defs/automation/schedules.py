@@ -45,7 +45,7 @@ WORK = (
         "reembedding_schedule",
         reembedding_job,
         timedelta(),
-        lambda site, instance, now: nightly.reembedding(site, now, nights.last_made(instance, "deer_profiles")),
+        lambda site, instance, now: nightly.reembedding(site, now, nights.last_done(instance, reembedding_job.name)),
         "Every night: embed what lacks vectors under the live recipe, and bring profiles up to date.",
     ),
     NightWork(

@@ -28,7 +28,8 @@ _ENDED = {
     dg.DagsterRunStatus.FAILURE: RunState.FAILED,
     dg.DagsterRunStatus.CANCELED: RunState.CANCELLED,
 }
-_MOST_RUNS = 50
+_MOST_RUNS = 400
+"""Of a drop, the newest: the most attempts that can be set, with the runs that Dagster itself starts again."""
 
 
 @dg.sensor(

@@ -22,7 +22,12 @@ from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.nightly import Decision
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline_tests.defs.automation.dagster_testing import serializable_error_info_from_exc_info, ticks
+from deer_reid_pipeline_tests.defs.automation.dagster_testing import (
+    clock,
+    end_well,
+    serializable_error_info_from_exc_info,
+    ticks,
+)
 
 REPOSITORY = defs.get_repository_def()
 NIGHTLY = [work.name for work in WORK if work.weekday == "*"]
@@ -211,6 +216,35 @@ def test_a_benchmark_waits_for_any_other_run(instance: dg.DagsterInstance) -> No
         f"run {run_id[:8]} of process_drop_job is not finished"
     )
     assert nights.working(instance, AT) is None, "its own"
+
+
+def test_a_job_was_last_done_when_a_run_of_it_ended_well(instance: dg.DagsterInstance) -> None:
+    for days, job in enumerate(("reembedding_job", "process_drop_job", "reembedding_job")):
+        run_id = launch(instance, job, dg.RunRequest(tags={}), AT)
+        end_well(instance, run_id, AT + timedelta(days=days))
+        if days == 1:
+            assert nights.last_done(instance, "reembedding_job") == AT
+    launch(instance, "reembedding_job", dg.RunRequest(tags={}), AT, dg.DagsterRunStatus.FAILURE)
+    assert nights.last_done(instance, "reembedding_job") == AT + timedelta(days=2)
+    assert nights.last_done(instance, "tuning_job") is None
+
+
+def test_a_drop_a_day_does_not_put_off_the_weekly_re_embedding(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = launch(instance, "reembedding_job", dg.RunRequest(tags={}), AT)
+    end_well(instance, run_id, AT)
+    with clock(AT + timedelta(days=6)):
+        instance.report_runless_asset_event(dg.AssetMaterialization("deer_profiles"))
+    asked: list[datetime | None] = []
+
+    def decide(site: Site, now: datetime, last: datetime | None) -> Decision:
+        asked.append(last)
+        return Decision(False, "asked")
+
+    monkeypatch.setattr("deer_reid_pipeline.steps.nightly.reembedding", decide)
+    evaluate(schedules(timezone="Europe/Berlin")["reembedding_schedule"], instance, AT + timedelta(days=7))
+    assert asked == [AT]
 
 
 def error_of(schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance, site: SiteResource) -> Any:
