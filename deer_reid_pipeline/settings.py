@@ -26,7 +26,12 @@ class Settings(BaseSettings):
 
     # The prefix keeps plain names such as HOME or DEVICE from being taken for settings.
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", populate_by_name=True, env_prefix="DEER_REID_", case_sensitive=True
+        env_file=".env",
+        extra="ignore",
+        populate_by_name=True,
+        env_prefix="DEER_REID_",
+        case_sensitive=True,
+        hide_input_in_errors=True,  # an error that is stored quotes what caused it
     )
 
     home: Annotated[
@@ -239,7 +244,8 @@ class Settings(BaseSettings):
         Field(
             validation_alias=_env("DEER_REID_FAILURE_WEBHOOK"),
             description="http:// or https:// address that gets a JSON message when a run fails; unset: nobody is told.",
-            pattern=r"^https?://[^\s/]+",
+            pattern=r"^https?://[^\s/]\S*$",
+            repr=False,  # it may hold a key
         ),
     ] = None
     ui_url: Annotated[
@@ -306,7 +312,8 @@ def load_settings() -> Settings:
     """Read and check the settings.
 
     Raises:
-        SettingsError: a variable has a wrong value; the text names it, the value and what is allowed.
+        SettingsError: a variable has a wrong value; the text names it, what is allowed, and the value unless it may be
+            a key.
     """
     try:
         return Settings()
@@ -317,5 +324,6 @@ def load_settings() -> Settings:
             alias = field.validation_alias
             variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
             if wrong in (name, variable):
-                raise SettingsError(f"{variable}={first.get('input')!r} is not usable. {field.description}") from error
+                given = f"{variable}={first.get('input')!r}" if field.repr else f"the value of {variable}"
+                raise SettingsError(f"{given} is not usable. {field.description}") from error
         raise SettingsError(f"{wrong}={first.get('input')!r} is not usable: {first['msg']}") from error

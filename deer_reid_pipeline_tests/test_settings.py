@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,24 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     with pytest.raises(SettingsError, match=f"{name}='{value}'") as caught:
         load_settings()
     assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["hooks.example/services/very-secret", "https://hooks.example/services/very secret", "very-secret"]
+)
+def test_a_wrong_address_with_a_key_is_not_said(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DEER_REID_FAILURE_WEBHOOK", value)
+    with pytest.raises(SettingsError, match=r"^the value of DEER_REID_FAILURE_WEBHOOK is not usable") as caught:
+        load_settings()
+    told = "".join(traceback.format_exception(caught.value))
+    assert "https:// address" in told
+    assert "secret" not in told, "what caused it is stored beside it"
+
+
+@pytest.mark.parametrize("value", ["https://hooks.example/services/T0/B0?key=x%20y", "http://127.0.0.1:9"])
+def test_an_address_is_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DEER_REID_FAILURE_WEBHOOK", value)
+    assert load_settings().failure_webhook == value
 
 
 def test_an_empty_value_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:

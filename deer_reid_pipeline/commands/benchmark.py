@@ -67,7 +67,7 @@ def benchmark(
 
     Run it while nothing else runs. The home's pictures and identities stay as they are.
     """
-    from deer_reid_pipeline.defs.performance.config import checked
+    from deer_reid_pipeline.defs.launchpad import checked
     from deer_reid_pipeline.steps.benchmark.config import BenchmarkConfig
     from deer_reid_pipeline.steps.benchmark.subject import name_or_fallback
 

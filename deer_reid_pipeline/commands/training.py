@@ -40,7 +40,10 @@ def train(
     loss: Annotated[
         str | None, typer.Option(help="triplet, arcface, supcon or supcon_arcface; default: supcon_arcface.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="One seed on one device gives the same weights.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="One seed on one device gives the same weights; the log says where a GPU cannot."),
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, as NAME=VALUE; can be given again. --help-settings lists them."),
@@ -60,6 +63,8 @@ def train(
     A training that was stopped goes on where it was when the command is run again with the same settings.
     """
     from deer_reid_pipeline.defs.in_process import run_job
+    from deer_reid_pipeline.defs.launchpad import checked
+    from deer_reid_pipeline.training.config import TrainingConfig
 
     started = time.perf_counter()
     console = Console(as_json)
@@ -67,7 +72,8 @@ def train(
         _list_settings(console, as_json)
         return
     chosen = {"epochs": epochs, "folds": folds, "loss": loss, "seed": seed}
-    settings = _checked({k: v for k, v in chosen.items() if v is not None} | _pairs(setting or []))
+    given = {name: value for name, value in chosen.items() if value is not None} | _pairs(setting or [])
+    settings = checked(TrainingConfig, given).model_dump(mode="json", exclude_unset=True)
     site = ready_site(console)
     config = {
         "ops": {
@@ -105,22 +111,6 @@ def _pairs(given: list[str]) -> dict[str, Any]:
             raise DeerReidError(f"--set {each}: give NAME=VALUE, such as --set width=288")
         pairs[name.strip()] = value.strip()
     return pairs
-
-
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with their types; only those that were given."""
-    from pydantic import ValidationError
-
-    from deer_reid_pipeline.training.config import TrainingConfig
-
-    try:
-        config = TrainingConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(TrainingConfig.model_fields)
-        raise DeerReidError(f"setting {name}={first.get('input')!r}: {first['msg']}; known are {known}") from error
-    return {name: value for name, value in config.model_dump(mode="json").items() if name in values}
 
 
 def _result(site: Site, run_id: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from deer_reid_pipeline.defs.supervisor import Say, Service, Supervisor
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.database import lost_connection
+from deer_reid_pipeline.store.embedded import EmbeddedServer
 
 CODE_SERVER, WEB_SERVER, DAEMON = "code server", "web server", "daemon"
 DATABASE_EVERY_S = 5.0
@@ -37,7 +38,7 @@ def serve(site: Site, host: str, port: int, environment: Mapping[str, str], say:
     with tempfile.TemporaryDirectory(prefix="deer-reid-serve-", dir=None if short else "/tmp") as folder:
         site.database.close()  # this process only looks on
         supervisor = Supervisor(services(Path(folder), host, port), environment, say)
-        supervisor.run(_DatabaseUpkeep(site, say), _future_ticks_forgotten)
+        supervisor.run(DatabaseUpkeep(site.database.server, say), _future_ticks_forgotten)
 
 
 def services(folder: Path, host: str, port: int) -> list[Service]:
@@ -60,17 +61,17 @@ def services(folder: Path, host: str, port: int) -> list[Service]:
             CODE_SERVER,
             dagster_command(*code, "--use-python-environment-entry-point", "--log-level", "warning"),
         ),
-        Service(WEB_SERVER, [sys.executable, "-m", "dagster_webserver", *web], code_server_answers),
+        Service(WEB_SERVER, [sys.executable, "-m", "deer_reid_pipeline.defs.web_server", *web], code_server_answers),
         # Its loops wait for a time of day, so they stand still for as long as the clock was set back.
         Service(DAEMON, [str(daemon), "run", "--workspace", str(workspace)], code_server_answers, after_clock=True),
     ]
 
 
-class _DatabaseUpkeep:
+class DatabaseUpkeep:
     """Called often: starts the embedded server again where it died."""
 
-    def __init__(self, site: Site, say: Say) -> None:
-        self.server, self.say = site.database.server, say
+    def __init__(self, server: EmbeddedServer | None, say: Say) -> None:
+        self.server, self.say = server, say
         self._next_s = 0.0
 
     def __call__(self) -> None:
@@ -78,8 +79,8 @@ class _DatabaseUpkeep:
             return
         try:
             self.server.ensure_running()
-        except DatabaseError as error:
-            self.say(f"The database does not start: {error}")
+        except (DatabaseError, OSError) as error:
+            self.say(f"The database does not start: {error}. It is tried again.")
         self._next_s = time.monotonic() + DATABASE_EVERY_S
 
 

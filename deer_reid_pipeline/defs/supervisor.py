@@ -52,6 +52,11 @@ class Service:
     due_s: float = 0.0
     pause_s: float = 0.0
 
+    def put_off(self, now_s: float, *, steady: bool = False) -> None:
+        """Put off the next start, each time for longer; not where it ran steadily before."""
+        self.pause_s = 0.0 if steady else min(max(1.0, 2 * self.pause_s), LONGEST_PAUSE_S)
+        self.due_s = now_s + self.pause_s
+
 
 class Supervisor:
     """Services of one machine, until Ctrl-C or SIGTERM."""
@@ -108,20 +113,27 @@ class Supervisor:
             return
         if service.process is not None:
             self._left_behind.add(service.process.pid)
-            steady = now - service.started_s >= STEADY_S
-            service.pause_s = 0.0 if steady else min(max(1.0, 2 * service.pause_s), LONGEST_PAUSE_S)
-            service.due_s = now + service.pause_s
+            service.put_off(now, steady=now - service.started_s >= STEADY_S)
             self.say(f"The {service.name} ended ({_how(service.process.returncode)}). It is started again.")
             service.process = None
-        if now >= service.due_s and service.may_start():
-            service.started_s = now
-            service.process = subprocess.Popen(
-                service.command,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches it from here, in order
-                preexec_fn=_in_the_child,
-            )
+        if now < service.due_s:
+            return
+        try:
+            if service.may_start():
+                service.started_s = now
+                service.process = self._start(service)
+        except (OSError, subprocess.SubprocessError) as error:  # too little memory or too few descriptors may pass
+            service.put_off(now)
+            self.say(f"The {service.name} cannot be started ({error}). It is tried again.")
+
+    def _start(self, service: Service) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            service.command,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches it from here, in order
+            preexec_fn=_in_the_child,
+        )
 
     def _stop(self) -> None:
         """End the services, the last first, with what they started; what is left after a while is killed."""

@@ -7,6 +7,7 @@ fault of the program says: that may hold anything.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import logging
 import re
@@ -177,18 +178,20 @@ def old_failures(home: Path, before: datetime) -> list[Path]:
 
 def post_failure(url: str, run: FailedRun) -> str | None:
     """Send the message; returns what went wrong, without the address, which may hold a key. None: it was taken."""
-    request = urllib.request.Request(
-        url,
-        json.dumps(as_message(run), ensure_ascii=True).encode("ascii"),
-        {"Content-Type": "application/json", "User-Agent": "deer-reid"},
-        method="POST",
-    )
-    host = urlsplit(url).hostname
+    host: str | None = "the host"
     try:
+        host = urlsplit(url).hostname
+        request = urllib.request.Request(
+            url,
+            json.dumps(as_message(run), ensure_ascii=True).encode("ascii"),
+            {"Content-Type": "application/json", "User-Agent": "deer-reid"},
+            method="POST",
+        )
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
             return None
     except urllib.error.HTTPError as error:
         return f"{host} refused the message: {error.code}"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        # What other errors say may quote the address or the answer.
+        reason = error.reason if isinstance(error, urllib.error.URLError) else type(error).__name__
         return f"{host} could not be reached: {redacted(str(reason))}"

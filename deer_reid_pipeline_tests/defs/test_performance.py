@@ -11,8 +11,6 @@ import pytest
 
 from deer_reid_pipeline.definitions import defs
 from deer_reid_pipeline.defs.performance.assets import benchmark_job, benchmark_report, gpu_memory_report
-from deer_reid_pipeline.defs.performance.config import checked
-from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.steps.benchmark.config import BenchmarkConfig, GpuMemoryConfig
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.database import Database
@@ -97,8 +95,3 @@ def test_a_run_stores_both_reports_and_says_that_there_is_no_card(
     assert card["card"] is False
     assert "There is no CUDA card here" in card["in_words"]
     assert card["owners_criterion"].startswith("NOT MEASURED")
-
-
-def test_a_setting_out_of_range_is_named() -> None:
-    with pytest.raises(DeerReidError, match=r"megapixels=\[1000\.0\].*0\.02 to 100"):
-        checked(BenchmarkConfig, {"megapixels": [1000.0]})

@@ -27,7 +27,7 @@ time.sleep(600)
 SUPERVISOR = """
 import os, sys
 from deer_reid_pipeline.defs.supervisor import Service, Supervisor
-service = Service("thing", [sys.executable, "-c", sys.argv[1], sys.argv[2]])
+service = Service("thing", sys.argv[1:])
 Supervisor([service], os.environ, lambda line: print(line, flush=True)).run(lambda: None, lambda: True)
 """
 
@@ -38,18 +38,27 @@ def note(tmp_path: Path) -> Path:
     return tmp_path / "note"
 
 
+@contextlib.contextmanager
+def keeping_up(note: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that keeps a service up, which notes its process id; both are ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, *command], cwd=REPO, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        for pid in pids(note):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
 @pytest.fixture
 def supervisor(note: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that keeps one service up."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, SERVICE, str(note)], cwd=REPO, stdout=subprocess.PIPE, text=True
-    )
-    yield process
-    process.kill()
-    for pid in pids(note):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    with keeping_up(note, sys.executable, "-c", SERVICE, str(note)) as process:
+        yield process
 
 
 def pids(note: Path) -> list[int]:
@@ -83,3 +92,20 @@ def test_a_service_ends_with_a_supervisor_that_is_killed(supervisor: subprocess.
     service, _ = wait_for(lambda: pids(note), "service")
     supervisor.kill()
     wait_for(lambda: gone(service), "end of the service")
+
+
+def test_a_service_that_cannot_be_started_is_tried_again(tmp_path: Path, note: Path) -> None:
+    program, part = tmp_path / "program", tmp_path / "part"
+    with keeping_up(note, str(program)) as supervisor:
+        assert supervisor.stdout is not None
+        told = supervisor.stdout.readline()
+        assert told == f"The thing cannot be started ([Errno 2] No such file or directory: '{program}'). " + (
+            "It is tried again.\n"
+        )
+        part.write_text(f"#!/bin/sh\necho $$ > {note}\nexec sleep 600\n", encoding="ascii")
+        part.chmod(0o700)
+        part.replace(program)
+        (service,) = wait_for(lambda: pids(note), "service")
+        supervisor.terminate()
+        assert supervisor.wait(timeout=90) == 0
+        assert gone(service)

@@ -1,4 +1,4 @@
-"""The systemd units and the values for Kubernetes: what starts, as whom, and with what."""
+"""The systemd units and the values for Kubernetes: what starts, as whom, with what, and how Dagster is set there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -71,11 +72,52 @@ def test_every_unit_file_is_of_this_checkout() -> None:
             assert (REPO / path).exists(), path
 
 
+def chart_values() -> Any:
+    return yaml.safe_load((REPO / "deploy" / "kubernetes" / "values.yaml").read_text(encoding="utf-8"))
+
+
 def test_the_values_for_kubernetes_pin_the_image_and_hold_no_secret() -> None:
-    values = yaml.safe_load((REPO / "deploy" / "kubernetes" / "values.yaml").read_text(encoding="utf-8"))
+    values = chart_values()
     (deployment,) = values["dagster-user-deployments"]["deployments"]
     assert deployment["image"]["tag"] == __version__
     assert deployment["podSecurityContext"]["runAsUser"] == 10001
     assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP"
     text = yaml.safe_dump(values)
     assert not re.search(r"[Pp]assword:\s*\S|://[^/@\s]*:[^/@\s]*@", text)
+
+
+def snake_case(values: Any) -> Any:
+    """The chart's values under the names of dagster.yaml: maxRetries is max_retries."""
+    if not isinstance(values, dict):
+        return values
+    return {re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower(): snake_case(value) for name, value in values.items()}
+
+
+def instance_of_the_chart(values: Any) -> dict[str, Any]:
+    """What the chart's template writes of these values into the instance's dagster.yaml."""
+    daemon, scheduler = values["dagsterDaemon"], values["scheduler"]
+    given = {
+        "concurrency": values["concurrency"],
+        "run_monitoring": daemon["runMonitoring"],
+        "run_retries": daemon["runRetries"],
+        "retention": values["retention"],
+        "telemetry": values["telemetry"],
+        "scheduler": {"class": scheduler["type"], "config": scheduler["config"]["daemonScheduler"]},
+    }
+    written: dict[str, Any] = snake_case(given)
+    for name in ("concurrency", "retention"):
+        assert written[name].pop("enabled"), f"the chart leaves {name} out otherwise"
+    return written | values["additionalInstanceConfig"]
+
+
+def test_the_values_for_kubernetes_set_what_dagster_yaml_sets() -> None:
+    expected = yaml.safe_load((REPO / "dagster.yaml").read_text(encoding="ascii"))
+    del expected["storage"]  # the chart has its own
+    del expected["scheduler"]["module"]
+    expected["retention"]["sensor"]["purge_after_days"]["started"] = -1
+    assert instance_of_the_chart(chart_values()) == expected
+
+
+def test_the_values_for_kubernetes_limit_runs_in_one_place() -> None:
+    """The chart fails where both are given; the run coordinator's are the older names."""
+    assert "runCoordinator" not in chart_values()["dagsterDaemon"]

@@ -27,7 +27,7 @@ from deer_reid_pipeline_tests.launcher.conftest import wait_for
 WITHIN_S = 900
 """How long a recovery may take: sensors look every 30 s, and the machine may be slow."""
 
-SERVICES = {"code server": "api grpc", "web server": "dagster_webserver", "daemon": "dagster-daemon run"}
+SERVICES = {"code server": "api grpc", "web server": "defs.web_server", "daemon": "dagster-daemon run"}
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 KEPT = {"alembic_version", "deer_reid_undo", "recipes", "releases", "release_events", "reports"}
 

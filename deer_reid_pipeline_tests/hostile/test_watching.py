@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deer_reid_pipeline.errors import DropError
 from deer_reid_pipeline_tests.hostile.watching import nothing_but
 
 
@@ -37,6 +38,25 @@ def test_reaching_out_is_seen(tmp_path: Path, act: Callable[[Path], object], nam
     (drop / "leak").symlink_to(tmp_path / "secret")
     with pytest.raises(AssertionError, match=named), nothing_but(drop):
         act(drop)
+
+
+def _open_and_refuse(path: Path) -> None:
+    path.read_text()
+    raise DropError("refused")
+
+
+def test_reaching_out_is_seen_where_the_reader_then_refuses(tmp_path: Path) -> None:
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    (tmp_path / "secret").write_text("x")
+    with pytest.raises(AssertionError, match="open"), nothing_but(drop):
+        _open_and_refuse(tmp_path / "secret")
+
+
+def test_a_refusal_alone_is_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(DropError), nothing_but(tmp_path):
+        _open_and_refuse(tmp_path / "a")
 
 
 def test_reading_the_drop_is_not_reaching_out(tmp_path: Path) -> None:

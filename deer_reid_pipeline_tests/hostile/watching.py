@@ -34,12 +34,15 @@ sys.addaudithook(_hook)
 
 @contextmanager
 def nothing_but(root: Path) -> Iterator[None]:
-    """Fails where the body opens a file outside `root` (the program's own aside), connects or starts a program."""
+    """Fails where the body opens a file outside `root` (the program's own aside), connects or starts a program.
+
+    Also where the body raises: a reader that refuses what it opened has opened it.
+    """
     _seen.clear()
     _roots.append(os.path.realpath(root))
     try:
         yield
     finally:
         _roots.pop()
-    if _seen:
-        raise AssertionError("reached out of the drop: " + "; ".join(_seen))
+        if _seen:
+            raise AssertionError("reached out of the drop: " + "; ".join(_seen))

@@ -23,6 +23,9 @@ JOB = "prune_history_job"
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 PAGE = 200
 
+PRUNED_TAG = "deer_reid/pruned_before"
+"""On a run that deleted: the moment before which it did, in UTC. A dry run has none."""
+
 Say = Callable[[str], None]
 
 
@@ -136,17 +139,19 @@ def prunable(site: Site, instance: dg.DagsterInstance, now: datetime) -> Decisio
     """Whether runs or reports became old enough to be deleted since the last time that this was done."""
     days = site.settings.keep_days
     before = now - timedelta(days=days)
-    done = instance.get_run_records(
-        dg.RunsFilter(job_name=JOB, statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1, order_by="id"
-    )
-    since = done[0].create_timestamp.astimezone(UTC) - timedelta(days=days) if done else None
     old = instance.get_run_records(
-        dg.RunsFilter(statuses=FINISHED, updated_before=before, updated_after=since), limit=1
+        dg.RunsFilter(statuses=FINISHED, updated_before=before, updated_after=_pruned_before(instance)), limit=1
     )
     reports = len(old_report_files(site, before))
     if old or reports or old_failures(site.settings.home, before):
         return Decision(True, f"there are runs or reports older than {days} days")
     return Decision(False, f"no run or report became older than {days} days since this was done last")
+
+
+def _pruned_before(instance: dg.DagsterInstance) -> datetime | None:
+    """The latest moment before which all was deleted that need not stay; None: nothing was deleted so far."""
+    moments = [value for _, values in instance.get_run_tags([PRUNED_TAG]) for value in values]
+    return max(map(datetime.fromisoformat, moments), default=None)
 
 
 class PruneConfig(dg.Config):
@@ -162,6 +167,8 @@ def prune_history(context: dg.OpExecutionContext, config: PruneConfig, site: Sit
     days = config.keep_days or site.site.settings.keep_days
     before = datetime.now(UTC) - timedelta(days=days)
     done = prune(context.instance, site.site, before, dry_run=config.dry_run, say=context.log.info)
+    if not config.dry_run:
+        context.instance.add_run_tags(context.run_id, {PRUNED_TAG: before.isoformat()})
     context.log.info(
         f"older than {days} days: {done.runs} runs, the files of {done.reports} reports and {done.failures} reports of "
         f"failed runs {'would be' if config.dry_run else 'were'} deleted; {done.kept} old runs stay, since the newest "

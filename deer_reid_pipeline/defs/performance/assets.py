@@ -4,8 +4,9 @@ from typing import Any
 
 import dagster as dg
 
+from deer_reid_pipeline.defs.launchpad import config_of, defaults
 from deer_reid_pipeline.defs.metadata import picture
-from deer_reid_pipeline.defs.performance.config import BenchmarkSettings, GpuMemorySettings, config_of
+from deer_reid_pipeline.defs.performance.config import BenchmarkSettings, GpuMemorySettings
 from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.benchmark.config import BenchmarkConfig, GpuMemoryConfig
 from deer_reid_pipeline.steps.benchmark.files import PAGE
@@ -87,8 +88,8 @@ benchmark_job = dg.define_asset_job(
     # Spelt out, so that the launchpad opens with everything that can be changed.
     config={
         "ops": {
-            "benchmark_report": {"config": BenchmarkConfig().model_dump(mode="json")},
-            "gpu_memory_report": {"config": GpuMemoryConfig().model_dump(mode="json")},
+            "benchmark_report": {"config": defaults(BenchmarkConfig)},
+            "gpu_memory_report": {"config": defaults(GpuMemoryConfig)},
         }
     },
     description="Measure speed and memory on this machine. Run it while nothing else runs.",

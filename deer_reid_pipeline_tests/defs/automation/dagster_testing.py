@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 from dagster._core.definitions.freshness_evaluator import FRESHNESS_EVALUATORS_BY_POLICY_TYPE
-from dagster._core.events import EngineEventData
+from dagster._core.events import DagsterEvent, DagsterEventType, EngineEventData
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -22,6 +22,7 @@ from dagster._core.scheduler.instigation import (
     InstigatorType,
     SensorInstigatorData,
 )
+from dagster._core.storage.tags import TAGS_TO_MAYBE_OMIT_ON_RETRY
 from dagster._core.test_utils import freeze_time
 from dagster._core.workspace.context import LoadingContext
 from dagster._utils.error import serializable_error_info_from_exc_info
@@ -72,6 +73,14 @@ def clock(at: datetime) -> Iterator[None]:
         yield
 
 
+def end_well(instance: dg.DagsterInstance, run_id: str, at: datetime) -> None:
+    """Store that a run ended well at a moment."""
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    with clock(at):
+        instance.report_dagster_event(DagsterEvent(DagsterEventType.RUN_SUCCESS.value, run.job_name), run_id)
+
+
 def looked_at(instance: dg.DagsterInstance, sensor: str, moment: float, cursor: str) -> None:
     """Store that a sensor looked last at a moment (seconds since the epoch)."""
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("deer_reid_pipeline"), "__repository__")
@@ -98,3 +107,8 @@ def cut_off(instance: dg.DagsterInstance, run: dg.DagsterRun, error: Exception) 
     except Exception:
         data = EngineEventData.engine_error(serializable_error_info_from_exc_info(sys.exc_info()))
     instance.report_engine_event(told, run, data)
+
+
+def copied_by_a_retry(run: dg.DagsterRun) -> dict[str, str]:
+    """The tags of a run that Dagster puts on the run that is started in its place."""
+    return {name: value for name, value in run.tags.items() if name not in TAGS_TO_MAYBE_OMIT_ON_RETRY}

@@ -237,6 +237,37 @@ def test_a_webhook_that_is_away_or_slow_fails_nothing_and_its_key_is_not_said(
     assert waited == [5.0]
 
 
+class SpeaksNoHttp(Taken):
+    """Takes the message, and answers with something else."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"220 mail.example ESMTP key=very-secret\r\n")
+
+
+def test_a_webhook_that_answers_no_http_fails_nothing(
+    home: Path, instance: dg.DagsterInstance, webhook: tuple[str, type[Taken]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEER_REID_FAILURE_WEBHOOK", webhook[0])
+    monkeypatch.setattr(webhook[1], "do_POST", SpeaksNoHttp.do_POST)
+    run_failure_sensor(context_of(instance, fail(instance, night_job)))
+    assert len(reports(home)) == 1
+    assert post_failure(webhook[0], failed()) == "127.0.0.1 could not be reached: BadStatusLine"
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "error"),
+    [
+        ("http://host.example/hook very-secret", "host.example", "InvalidURL"),
+        ("http://user:very-secret@host.example/", "host.example", "InvalidURL"),
+        ("http://[very-secret/hook", "the host", "ValueError"),
+        ("http://host.example/very-secret/h\xf6ok", "host.example", "UnicodeEncodeError"),
+    ],
+)
+def test_an_address_that_cannot_be_asked_is_not_said(address: str, host: str, error: str) -> None:
+    assert post_failure(address, failed()) == f"{host} could not be reached: {error}"
+
+
 def test_people_are_told_even_when_the_report_cannot_be_written(
     home: Path, instance: dg.DagsterInstance, webhook: tuple[str, type[Taken]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

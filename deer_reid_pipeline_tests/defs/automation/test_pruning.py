@@ -13,6 +13,7 @@ from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.steps.retention import delete_report_files, old_report_files
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.retention import ReportFolder
+from deer_reid_pipeline_tests.defs.automation.dagster_testing import clock
 from deer_reid_pipeline_tests.defs.given import GivenSite
 from deer_reid_pipeline_tests.sites import query
 
@@ -210,25 +211,43 @@ def test_the_schedule_skips_until_something_became_old(site: Site, instance: dg.
     assert prunable(site, instance, later()).needed
 
 
+def run_job(instance: dg.DagsterInstance, **config: Any) -> dict[str, Any]:
+    """Run the job in the given site; returns what it says of what it did."""
+    result = prune_history_job.execute_in_process(
+        instance=instance,
+        resources={"site": GivenSite()},
+        run_config={"ops": {"prune_history": {"config": config}}},
+    )
+    (event,) = [event for event in result.all_events if event.is_successful_output]
+    return {name: value.value for name, value in event.step_output_data.metadata.items()}
+
+
+def test_only_what_was_deleted_counts_as_done(site: Site, instance: dg.DagsterInstance) -> None:
+    GivenSite.given = site
+    now = datetime.now(UTC)
+    with clock(now - 200 * DAYS):
+        old = ended(instance)
+    assert prunable(site, instance, now).needed
+    assert run_job(instance, dry_run=True)["runs_deleted"] == 1
+    assert prunable(site, instance, now).needed, "a dry run deleted nothing"
+    assert run_job(instance, keep_days=300)["runs_deleted"] == 0
+    assert prunable(site, instance, now).needed, "only what is older than 300 days was looked at"
+    assert run_job(instance)["runs_deleted"] == 1
+    assert old not in runs(instance)
+    with clock(now - 200 * DAYS):
+        ended(instance)
+    assert not prunable(site, instance, now).needed, "what is as old as that had its turn"
+
+
 def test_the_job_deletes_with_the_settings_of_the_site(site: Site, instance: dg.DagsterInstance) -> None:
     GivenSite.given = site
     report(site, "old")
     report(site, "newer", days=50)
-
-    def run(**config: Any) -> dict[str, Any]:
-        result = prune_history_job.execute_in_process(
-            instance=instance,
-            resources={"site": GivenSite()},
-            run_config={"ops": {"prune_history": {"config": config}}},
-        )
-        (event,) = [event for event in result.all_events if event.is_successful_output]
-        return {name: value.value for name, value in event.step_output_data.metadata.items()}
-
     failures = site.settings.home / "reports" / "failures"
     failures.mkdir()
     for name in ("20200101T000000Z-a.md", f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-b.md"):
         (failures / name).write_text("failed")
-    assert run(dry_run=True) == {
+    assert run_job(instance, dry_run=True) == {
         "runs_deleted": 0,
         "runs_kept": 0,
         "reports_deleted": 1,
@@ -237,7 +256,7 @@ def test_the_job_deletes_with_the_settings_of_the_site(site: Site, instance: dg.
     }
     assert there(site) == {"old", "newer"}
     assert len(list(failures.iterdir())) == 2
-    assert run(keep_days=300)["reports_deleted"] == 0
-    assert run()["reports_deleted"] == 1
+    assert run_job(instance, keep_days=300)["reports_deleted"] == 0
+    assert run_job(instance)["reports_deleted"] == 1
     assert there(site) == {"newer"}
     assert [path.name[-4:] for path in failures.iterdir()] == ["b.md"]
