@@ -56,22 +56,21 @@ def embed_detections(
     recipe: Recipe,
     todo: Sequence[uuid.UUID],
     say: LogLine = log.info,
-    step: str | None = "embeddings",
+    step: str = "embeddings",
 ) -> EmbeddingReport:
     """Embed these detections from their crops, one transaction a batch, so that a killed run loses a batch or two.
 
     Args:
         say: gets one line a batch with the extraction time of each branch.
-        step: name for progress reports; None reports nothing.
+        step: name for progress reports.
     """
     result = EmbeddingReport()
     if not todo:
         return result
     for batch in _stream(site, recipe, todo, result, say):
         _store_batch(site, recipe, batch, result, say)
-        if step is not None:
-            report(step, result.embedded + result.without_crop, len(todo))
-    if step is not None and not result.embedded:
+        report(step, result.embedded + result.without_crop, len(todo))
+    if not result.embedded:
         report(step, len(todo), len(todo))
     return result
 

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 
+STEP = "re-embedding"
+"""Name of what is embedded here in progress reports."""
+
 COLUMNS_BATCH = 50
 """Individuals whose columns follow a promotion in one transaction: a tenth of a second with three HNSW indexes."""
 
@@ -44,14 +47,18 @@ class ProfileReport:
     seconds: float = 0.0
 
 
-def update_profiles(site: Site, recipe: Recipe, say: LogLine = log.info, *, again: bool = False) -> ProfileReport:
-    """Bring every individual's profile under a recipe up to date, embedding detections that lack vectors.
+def update_profiles(
+    site: Site, recipe: Recipe, say: LogLine = log.info, *, again: bool = False, backlog: bool = False
+) -> ProfileReport:
+    """Bring every individual's profile under a recipe up to date, after embedding detections that lack vectors.
 
-    One transaction an individual; a profile whose detections did not change is left alone, so a killed run goes on
-    where it was. The owner's columns follow when the recipe is the live one.
+    What is embedded is one stream, so that a measurement pays and a cluster is started once; one transaction a batch,
+    then one an individual. A profile whose detections did not change is left alone, so a killed run goes on where it
+    was. The owner's columns follow when the recipe is the live one.
 
     Args:
         again: make every vector and profile again.
+        backlog: embed detections without an individual too, after the others.
     """
     result = ProfileReport()
     started = time.perf_counter()
@@ -59,8 +66,11 @@ def update_profiles(site: Site, recipe: Recipe, say: LogLine = log.info, *, agai
     with site.database.session() as session:
         individuals = table.individuals_with_sightings(session)
         table.remove_empty_profiles(session)
+        if again:
+            table.outdate_profiles(session, recipe.id)
+        todo = detections_without_vectors(session, recipe.id, BRANCHES, all_again=again, assigned_only=not backlog)
+    result.embedded = embed_detections(site, recipe, todo, say, STEP).embedded
     for position, (deer, name) in enumerate(individuals, start=1):
-        _embed_lacking(site, recipe, deer, again, result)
         with site.database.session() as session:
             outcome = refresh_profile(session, recipe.id, deer, again=again)
         if outcome is None:
@@ -75,10 +85,9 @@ def update_profiles(site: Site, recipe: Recipe, say: LogLine = log.info, *, agai
             say(f"profiles: {position} of {len(individuals)} ({share:.0f} %), {result.made} made")
         report("profiles", position, len(individuals))
     result.seconds = time.perf_counter() - started
-    mean = result.seconds / result.made if result.made else 0.0
     say(
-        f"profiles done: {result.made} made, {result.unchanged} unchanged, {result.seconds:.1f} s in total, "
-        f"{mean:.2f} s a profile made"
+        f"profiles done: {result.embedded} detections embedded, {result.made} profiles made, {result.unchanged} "
+        f"unchanged, {result.seconds:.1f} s in total"
     )
     return result
 
@@ -103,10 +112,10 @@ def embed_unknown(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[u
     """
     with site.database.session() as session:
         unknown = table.unknown_under(session, recipe.id)
+        todo = table.detections_of(session, unknown)
     if unknown:
         say(f"{len(unknown)} individuals were opened under another release: embedding them under {recipe.id}")
-    for deer in unknown:
-        _embed_lacking(site, recipe, deer, False, ProfileReport())
+        embed_detections(site, recipe, todo, say, STEP)
     return unknown
 
 
@@ -119,7 +128,7 @@ def embed_lacking(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[u
         lacking = table.detections_lacking(session, recipe.id)
     if lacking:
         say(f"{len(lacking)} pictures of individuals have no vectors under {recipe.id}: embedding them")
-        embed_detections(site, recipe, lacking, say, step=None)
+        embed_detections(site, recipe, lacking, say, STEP)
     return lacking
 
 
@@ -190,22 +199,6 @@ def refresh_profile(
 def _is_live(session: Session, recipe_id: str) -> bool:
     release = live_release(session, keep=True)
     return release is not None and release.recipe_id == recipe_id
-
-
-def embed_backlog(site: Site, recipe: Recipe, say: LogLine = log.info, *, again: bool = False) -> int:
-    """Embed what no profile covers: detections without an individual. Returns how many were embedded."""
-    with site.database.session() as session:
-        todo = detections_without_vectors(session, recipe.id, BRANCHES, all_again=again, unassigned_only=again)
-    return embed_detections(site, recipe, todo, say, step="backlog").embedded
-
-
-def _embed_lacking(site: Site, recipe: Recipe, deer: uuid.UUID, again: bool, result: ProfileReport) -> None:
-    with site.database.session() as session:
-        ids = table.detections_of(session, deer)
-        have = set() if again else set(_vectors(session, recipe.id, ids))
-    lacking = [key for key in ids if key not in have]
-    if lacking:
-        result.embedded += embed_detections(site, recipe, lacking, log.debug, step=None).embedded
 
 
 def _vectors(session: Session, recipe_id: str, ids: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, FloatArray]]:

@@ -10,7 +10,7 @@ from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.reid.matching import MatchPolicy
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.releases import live_release
-from deer_reid_pipeline.store.search import WANTED_RECALL, K, Plan, Watched, prepare_search, watch_recall
+from deer_reid_pipeline.store.search import WANTED_RECALL, Plan, Watched, prepare_search, watch_recall
 
 LogLine = Callable[[str], None]
 
@@ -29,7 +29,7 @@ def ready_to_search(site: Site, recipe_id: str, policy: MatchPolicy, say: LogLin
 
 
 def search_recall(site: Site, sample: int = 50) -> list[Watched]:
-    """Recall of the live release's searches, compared with exact search; empty where nothing is searched by exemplars.
+    """Recall of the live release's searches beside exact search; empty where nothing is searched by exemplars.
 
     Args:
         sample: searches compared; none where every exemplar is compared anyway.
@@ -48,15 +48,21 @@ def recall_in_words(found: Sequence[Watched]) -> str:
     """What `search_recall` found, in one sentence for each thing searched."""
     if not any(item.indexed for item in found):
         return "Every exemplar is compared, so that nothing can be missed."
-    said = [
-        f"{item.what}: {item.sample} searches found {item.recall:.3f} of the {K} nearest of {item.rows} exemplars"
-        if item.indexed
-        else f"{item.what}: every exemplar is compared"
-        for item in found
-    ]
-    low = [item.what for item in found if not item.holds]
-    fix = f". Below {WANTED_RECALL} ({', '.join(low)}): run deer-reid search index --again" if low else ""
-    return "; ".join(said) + fix
+    said = "; ".join(map(_one_in_words, found))
+    low = [item for item in found if not item.holds]
+    if not low:
+        return said
+    fix = "run deer-reid search index --again"
+    if all(item.ef_search is None for item in low):
+        fix = "the indexes hold, but matching compares too few of this herd; report it with these figures"
+    return f"{said}. Below {WANTED_RECALL} ({', '.join(item.what for item in low)}): {fix}"
+
+
+def _one_in_words(item: Watched) -> str:
+    if not item.indexed:
+        return f"{item.what}: every exemplar is compared"
+    sought = "the nearest" if item.k == 1 else f"the {item.k} nearest"
+    return f"{item.what}: {item.sample} searches found {item.recall:.3f} of {sought} of {item.rows} exemplars"
 
 
 def index_for_search(site: Site, recipe: str = "", say: LogLine = log.info, *, again: bool = False) -> list[Plan]:

@@ -401,7 +401,7 @@ def detections_without_vectors(
     *,
     drop_key: str | None = None,
     all_again: bool = False,
-    unassigned_only: bool = False,
+    assigned_only: bool = False,
 ) -> list[uuid.UUID]:
     """Detections (of a drop, or all) that lack a vector of one of the branches under the recipe.
 
@@ -409,7 +409,7 @@ def detections_without_vectors(
 
     Args:
         all_again: return every detection, as a restart asks.
-        unassigned_only: leave out detections of individuals.
+        assigned_only: leave out detections without an individual.
     """
     query = (
         select(Detection.id).where(~Detection.superseded).order_by(Detection.deer_id.asc().nulls_last(), Detection.id)
@@ -417,8 +417,8 @@ def detections_without_vectors(
     if drop_key is not None:
         in_drop = select(DropMedia.image_id).where(DropMedia.drop_key == drop_key)
         query = query.where(Detection.image_id.in_(in_drop))
-    if unassigned_only:
-        query = query.where(Detection.deer_id.is_(None))
+    if assigned_only:
+        query = query.where(Detection.deer_id.is_not(None))
     if not all_again:
         complete = (
             select(Embedding.detection_id)

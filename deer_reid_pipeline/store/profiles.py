@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -44,11 +44,13 @@ def individuals_with_sightings(session: Session) -> list[tuple[uuid.UUID, str]]:
     return [(key, name or str(key)[:8]) for key, name in rows]
 
 
-def detections_of(session: Session, deer: uuid.UUID) -> list[uuid.UUID]:
-    """Standing detections of an individual, by id, embedded or not."""
+def detections_of(session: Session, deer: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Standing detections of these individuals, embedded or not, individual by individual."""
     return list(
         session.scalars(
-            select(Detection.id).where(Detection.deer_id == deer, ~Detection.superseded).order_by(Detection.id)
+            select(Detection.id)
+            .where(Detection.deer_id.in_(deer), ~Detection.superseded)
+            .order_by(Detection.deer_id, Detection.id)
         )
     )
 
@@ -104,6 +106,23 @@ def stale_profiles(session: Session, recipe_id: str, *, live: bool, deer: uuid.U
         due = select(Deer.id).where(profiled(recipe_id), ~shown(recipe_id))
         stale.update(session.scalars(due if deer is None else due.where(Deer.id == deer)))
     return sorted(stale, key=str)
+
+
+def outdate_profiles(session: Session, recipe_id: str) -> None:
+    """Let every profile under a recipe count as stale, as where its vectors are about to be made again.
+
+    It stays in use until it is made. Rows that somebody is making now are left to them, so that nobody is waited for.
+    """
+    free = select(Profile.deer_id, Profile.branch).where(Profile.recipe_id == recipe_id)
+    session.execute(
+        update(Profile)
+        .where(
+            Profile.recipe_id == recipe_id,
+            tuple_(Profile.deer_id, Profile.branch).in_(free.with_for_update(skip_locked=True)),
+        )
+        .values(digest="", updated_at=Profile.updated_at),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def lock_deer(session: Session, deer: uuid.UUID) -> None:

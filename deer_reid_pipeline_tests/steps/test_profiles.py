@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.progress import listening
+from deer_reid_pipeline.steps import embeddings
 from deer_reid_pipeline.steps.checks import check_profiles
 from deer_reid_pipeline.steps.crops import store_crops
 from deer_reid_pipeline.steps.detections import store_detections
@@ -14,9 +17,11 @@ from deer_reid_pipeline.steps.drops import register_drop
 from deer_reid_pipeline.steps.embeddings import embed_drop
 from deer_reid_pipeline.steps.images import store_images
 from deer_reid_pipeline.steps.matches import match_drop
-from deer_reid_pipeline.steps.profiles import update_profiles
+from deer_reid_pipeline.steps.profiles import embed_unknown, update_profiles
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.summary import finish_drop, is_finished
+from deer_reid_pipeline.store.profiles import outdate_profiles
+from deer_reid_pipeline.store.recipes import register_recipe
 from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table, run_all, write_table
 
 
@@ -43,6 +48,14 @@ def named(herd: Path, tmp_path: Path) -> Path:
 def unnamed(herd: Path, tmp_path: Path) -> Path:
     rows = [row for row in read_table(herd / "observations.csv") if not row["individualID"]]
     return part_of_herd(herd, tmp_path / "unnamed", rows)
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many crops each stream was begun with; nothing is measured for them."""
+    begun: list[int] = []
+    monkeypatch.setattr(embeddings, "settle", lambda _embedder, _folder, _options, crops, _say: begun.append(crops))
+    return begun
 
 
 def test_a_drop_sees_what_was_decided_before_it_though_nobody_made_profiles(
@@ -110,3 +123,83 @@ def test_a_lost_projection_is_made_again_with_the_same_id(site: Site) -> None:
         path.unlink()
     assert site.matcher().recipe.id == recipe.id
     site.embedder(recipe)
+
+
+def test_whatever_lacks_vectors_is_embedded_in_one_stream(site: Site, herd: Path, streams: list[int]) -> None:
+    run_all(site, herd)
+    recipe = site.matcher().recipe
+    total, assigned = query(site, "SELECT count(*), count(deer_id) FROM detections WHERE NOT superseded")[0]
+    individuals = query(site, "SELECT count(DISTINCT deer_id) FROM detections WHERE NOT superseded")[0][0]
+    assert 1 < individuals < assigned < total
+    streams.clear()
+    told: list[tuple[str, int, int]] = []
+    with listening(lambda *of: told.append(of)):
+        report = update_profiles(site, recipe, again=True, backlog=True)
+    assert streams == [total]
+    assert (report.embedded, report.made) == (total, individuals)
+    assert ("re-embedding", total, total) in told
+    assert told[-1] == ("profiles", individuals, individuals)
+    assert update_profiles(site, recipe, again=True).embedded == assigned
+    lost = "DELETE FROM embeddings WHERE detection_id IN (SELECT min(id::text)::uuid FROM detections GROUP BY deer_id)"
+    query(site, f"{lost} RETURNING 1")
+    assert update_profiles(site, recipe, backlog=True).embedded == individuals + 1, "one of each, one of nobody"
+    assert streams == [total, assigned, individuals + 1]
+    assert update_profiles(site, recipe, backlog=True).embedded == 0
+    assert len(streams) == 3
+
+
+def test_whom_another_release_opened_is_embedded_in_one_stream(site: Site, named: Path, streams: list[int]) -> None:
+    run_all(site, named)
+    other = site.matcher().recipe.model_copy(update={"name": "other"})
+    with site.database.session() as session:
+        register_recipe(session, other.id, other.name, other.to_json(), False)
+    streams.clear()
+    deer = [key for (key,) in query(site, "SELECT id FROM deer ORDER BY id")]
+    assert embed_unknown(site, other) == deer
+    assert streams == [query(site, "SELECT count(*) FROM detections")[0][0]]
+    assert embed_unknown(site, other) == []
+    assert len(streams) == 1
+
+
+def test_after_a_restart_that_died_profiles_follow_the_vectors_though_no_detection_changed(
+    site: Site, named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all(site, named)
+    recipe = site.matcher().recipe
+    before = query(site, "SELECT deer_id, branch, vector::text, updated_at FROM profiles ORDER BY 1, 2")
+    site.settings.batch_size = 4
+    embedder, calls = site.embedder(recipe), 0
+    whole = embedder.embed_prepared
+
+    def failing(crops: list[object]) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise DeerReidError("the second batch fails")
+        return whole(crops)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embedder, "embed_prepared", failing)
+    with pytest.raises(DeerReidError, match="second batch"):
+        update_profiles(site, recipe, again=True)
+    monkeypatch.setattr(embedder, "embed_prepared", whole)
+    during = query(site, "SELECT deer_id, branch, vector::text, updated_at FROM profiles ORDER BY 1, 2")
+    assert during == before, "the profiles were gone meanwhile"
+    report = update_profiles(site, recipe)
+    assert (report.made, report.unchanged, report.embedded) == (len(before) // 3, 0, 0)
+    assert update_profiles(site, recipe).made == 0
+
+
+def test_a_restart_waits_for_nobody_who_makes_a_profile(site: Site, named: Path) -> None:
+    run_all(site, named)
+    recipe = site.matcher().recipe.id
+    with site.database.session() as busy:
+        busy.execute(
+            text("SELECT 1 FROM profiles WHERE deer_id = (SELECT min(deer_id::text)::uuid FROM profiles) FOR UPDATE")
+        )
+        with site.database.session() as session:
+            session.execute(text("SET LOCAL lock_timeout = '5s'"))
+            outdate_profiles(session, recipe)
+    current = query(
+        site, "SELECT count(DISTINCT deer_id) FILTER (WHERE digest <> ''), count(DISTINCT deer_id) FROM profiles"
+    )
+    assert current[0][0] == 1 < current[0][1]

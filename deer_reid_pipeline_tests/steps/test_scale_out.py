@@ -27,11 +27,12 @@ from deer_reid_pipeline.steps.detections import store_detections
 from deer_reid_pipeline.steps.drops import register_drop
 from deer_reid_pipeline.steps.embeddings import embed_drop
 from deer_reid_pipeline.steps.images import store_images
+from deer_reid_pipeline.steps.profiles import update_profiles
 from deer_reid_pipeline.steps.site import Site, engine_options
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.vision.engine.options import EngineOptions
 from deer_reid_pipeline_tests.scale_out.clusters import ray_nodes
-from deer_reid_pipeline_tests.sites import query, settings_for
+from deer_reid_pipeline_tests.sites import query, run_all, settings_for
 
 EMBED_BY_RAY = """
 import sys
@@ -106,6 +107,32 @@ def test_a_drop_embedded_by_ray_is_as_if_embedded_here(two_nodes: Any, site: Sit
     assert len(told) == -(-total // 4)
     assert len(said) == 1 + len(told)
     assert all(report.seconds[branch] > 0 for branch in BRANCHES)
+
+
+def test_a_home_is_embedded_again_by_one_job_on_the_cluster(
+    two_nodes: Any, site: Site, herd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Animals with fewer pictures than a batch go along: nothing is computed by the machine of the command."""
+    run_all(site, herd)
+    recipe = site.matcher().recipe
+    here = stored_vectors(site)
+    fewest = query(site, "SELECT count(*) FROM detections WHERE deer_id IS NOT NULL GROUP BY deer_id ORDER BY 1")[0][0]
+    forget_vectors(site)
+    site.settings.engine, site.settings.batch_size = "ray", fewest
+    jobs: list[list[Any]] = []
+    whole = embeddings.embed_on_cluster
+
+    def counted(*given: Any) -> Any:
+        jobs.append(list(given[2]))
+        return whole(*given[:2], jobs[-1], *given[3:])
+
+    monkeypatch.setattr(embeddings, "embed_on_cluster", counted)
+    monkeypatch.setattr(Site, "embedder", lambda *_: pytest.fail("a model was loaded by the command"))
+    total = update_profiles(site, recipe, backlog=True).embedded
+    found = stored_vectors(site)
+    assert [len(each) for each in jobs] == [total]
+    assert found.keys() == here.keys()
+    assert min(float(found[name] @ here[name]) for name in here) >= 0.9999
 
 
 def test_a_killed_run_goes_on_where_it_was(two_nodes: Any, home: Path, database_url: str, herd: Path) -> None:

@@ -49,7 +49,8 @@ def test_the_command_builds_what_is_lacking_and_recall_is_compared(large: Site) 
     assert [(item["what"], item["sample"], item["holds"]) for item in found["searches"]] == [
         ("efficientnet", 20, True),
         ("multiscale", 20, True),
-        ("fused", 20, True),
+        ("matching", 20, True),
+        ("best_individual", 20, True),
     ]
     assert "20 searches found" in said
 
@@ -69,5 +70,10 @@ def test_without_memory_for_an_index_the_search_stays_exact_and_says_why(
 def test_a_low_recall_is_said_with_what_to_do() -> None:
     good = Watched("multiscale", 200_000, True, 80, 0.991, 50)
     assert "deer-reid" not in recall_in_words([good])
-    said = recall_in_words([good, replace(good, what="fused", recall=0.9)])
-    assert said.endswith("Below 0.98 (fused): run deer-reid search index --again")
+    matching = replace(good, what="matching", ef_search=None, recall=0.9)
+    said = recall_in_words([replace(good, recall=0.97), matching])
+    assert said.endswith("Below 0.98 (multiscale, matching): run deer-reid search index --again")
+    said = recall_in_words([good, matching, replace(matching, what="best_individual", k=1, recall=0.99)])
+    assert "best_individual: 50 searches found 0.990 of the nearest of 200000 exemplars" in said
+    assert "Below 0.98 (matching): the indexes hold" in said
+    assert "search index --again" not in said, "a new build would not mend it"

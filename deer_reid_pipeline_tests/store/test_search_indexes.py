@@ -21,7 +21,7 @@ from deer_reid_pipeline import progress
 from deer_reid_pipeline.errors import DatabaseError, RecipeMismatchError
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.embedded import EmbeddedServer
-from deer_reid_pipeline.store.search import building, nearest, nearest_fused, plan_search, resources
+from deer_reid_pipeline.store.search import building, gallery, nearest, nearest_fused, plan_search, resources
 from deer_reid_pipeline.store.search.among import EVERYONE, Among
 from deer_reid_pipeline.store.search.building import ensure_index, prepare_search
 from deer_reid_pipeline.store.search.index import (
@@ -32,9 +32,10 @@ from deer_reid_pipeline.store.search.index import (
     index_name,
     keep_measured,
 )
-from deer_reid_pipeline.store.search.recall import K, Watched, draw_probes, find_truth, fused_recall, watch_recall
+from deer_reid_pipeline.store.search.recall import K, draw_probes, find_truth, fused_recall
 from deer_reid_pipeline.store.search.resources import BuildSettings, build_settings
 from deer_reid_pipeline.store.search.trial import BRANCHES, POLICY, MadeUp, fill, measure_exact
+from deer_reid_pipeline.store.search.watch import BEST_INDIVIDUAL, MATCHING, Watched, watch_recall
 from deer_reid_pipeline_tests.conftest import REPO
 from deer_reid_pipeline_tests.sites import run_sql
 from deer_reid_pipeline_tests.store.made_up import LIMIT, Stored, as_arrays, copy_of
@@ -424,7 +425,7 @@ def test_indexes_go_with_their_rows(indexed: Database, stored: Stored) -> None:
 def test_a_poor_index_is_noticed(indexed: Database, stored: Stored) -> None:
     plans = {branch: plan_now(indexed, branch) for branch in BRANCHES}
     good = watched(indexed)
-    assert [item.what for item in good] == [*BRANCHES, "fused"]
+    assert [item.what for item in good] == [*BRANCHES, MATCHING, BEST_INDIVIDUAL]
     assert all(item.holds and item.indexed and item.sample == 30 for item in good)
     index = plans[BRANCH].index
     assert index is not None
@@ -442,6 +443,22 @@ def test_a_poor_index_is_noticed(indexed: Database, stored: Stored) -> None:
     assert next(item.what for item in watched(indexed) if not item.holds) == BRANCH
     build(indexed, again=True)
     assert all(item.holds for item in watched(indexed))
+
+
+def test_a_gallery_that_lacks_candidates_is_noticed_though_the_indexes_hold(
+    indexed: Database, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe is a stored picture: asked for one candidate, each branch proposes the probe, which does not count."""
+    monkeypatch.setattr(gallery, "PROPOSED", 1)
+    nobody = {item.what: item for item in watched(indexed)}
+    assert all(nobody[branch].holds for branch in BRANCHES)
+    assert (nobody[MATCHING].recall, nobody[BEST_INDIVIDUAL].recall) == (0.0, 0.0)
+    # Asked for two, each finds another of the nine pictures of the same animal; the tenth nearest shows another one.
+    monkeypatch.setattr(gallery, "PROPOSED", 2)
+    own = {item.what: item for item in watched(indexed)}
+    assert 0.85 < own[MATCHING].recall < 0.98
+    assert not own[MATCHING].holds
+    assert own[BEST_INDIVIDUAL].holds
 
 
 def watched(database: Database) -> list[Watched]:

@@ -175,6 +175,7 @@ class ValidationConfig(dg.Config):
     group_name="evaluation",
     deps=["similarity_distribution", dg.AssetDep("match_threshold"), dg.AssetDep("finetuned_embeddings")],
     kinds={"postgres"},
+    pool="gpu",  # the background control makes its vectors when they are first needed
     description="How good the identities are: verdict, figures with intervals, the owner's criteria.",
     check_specs=[
         dg.AssetCheckSpec(

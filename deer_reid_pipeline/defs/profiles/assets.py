@@ -13,7 +13,7 @@ from deer_reid_pipeline.steps.contact_sheets import SheetItem
 from deer_reid_pipeline.steps.finetuned import embed_judges
 from deer_reid_pipeline.steps.matches import match_drop
 from deer_reid_pipeline.steps.plots import similarity_plot
-from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
+from deer_reid_pipeline.steps.profiles import update_profiles
 from deer_reid_pipeline.steps.search import recall_in_words, search_recall
 from deer_reid_pipeline.steps.summary import finish_drop, seen_in_drop
 
@@ -23,6 +23,7 @@ from deer_reid_pipeline.steps.summary import finish_drop, seen_in_drop
     group_name="profiles",
     deps=list(BRANCH_OF),
     kinds={"postgres"},
+    pool="gpu",  # individuals that another release opened are embedded first
     description="Which individual each encounter is: matched, new_individual or uncertain, with its evidence.",
     check_specs=[
         dg.AssetCheckSpec(
@@ -147,8 +148,7 @@ def deer_profiles(
     """One row: an individual under a recipe. The vector columns of `deer` show the live release's."""
     before = _last_row_count(context)
     recipe = site.site.recipe(config.recipe) if config.recipe else site.matcher.recipe
-    result = update_profiles(site.site, recipe, context.log.info, again=config.restart)
-    backlog = embed_backlog(site.site, recipe, context.log.info, again=config.restart) if config.backlog else 0
+    result = update_profiles(site.site, recipe, context.log.info, again=config.restart, backlog=config.backlog)
     embed_judges(site.site, recipe.id, context.log.info)
     check = check_profiles(site.site)
     return dg.MaterializeResult(
@@ -156,7 +156,7 @@ def deer_profiles(
             "dagster/row_count": check.individuals,
             "profiles_made": result.made,
             "profiles_unchanged": result.unchanged,
-            "detections_embedded": result.embedded + backlog,
+            "detections_embedded": result.embedded,
             "seconds": result.seconds,
             "recipe": recipe.id,
             "exemplars": check.exemplars,

@@ -6,7 +6,7 @@ What the recall of an index is measured against, and the fused search of galleri
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,18 +41,23 @@ def exact_top(
     score: Score,
     among: Among = EVERYONE,
     without: Sequence[uuid.UUID] = (),
+    individuals: Sequence[Collection[uuid.UUID]] = (),
 ) -> list[list[tuple[Key, float]]]:
     """The k best exemplars of each query, best first, with what they score.
 
     Args:
         queries: branch -> float32 (n, 512), unit rows; only exemplars that have all of these branches count.
         without: one detection a query that does not count for it: its own.
+        individuals: those a query whose exemplars count for it; all unless given.
     """
     count = len(next(iter(queries.values())))
     top = TopRows(count, k)
     for keys, vectors in read_blocks(session, recipe_id, sorted(queries), among):
         scores = score({branch: rows @ vectors[branch].T for branch, rows in queries.items()})
-        top.add(keys, without_own(scores, keys, without), scores)
+        ranked = without_own(scores, keys, without)
+        if individuals:
+            ranked = np.where([[deer in counting for deer, _ in keys] for counting in individuals], ranked, -np.inf)
+        top.add(keys, ranked, scores)
     return top.best()
 
 

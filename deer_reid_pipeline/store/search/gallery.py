@@ -19,7 +19,7 @@ from deer_reid_pipeline.store.models import VECTOR_SIZE, Deer, Detection, Profil
 from deer_reid_pipeline.store.search.among import Among
 from deer_reid_pipeline.store.search.exact import FETCH_ROWS, VECTOR_HEADER
 from deer_reid_pipeline.store.search.index import Plan, plan_search
-from deer_reid_pipeline.store.search.nearest import nearest
+from deer_reid_pipeline.store.search.nearest import Neighbour, nearest
 
 PROPOSED = 50
 """Exemplars that each branch proposes for each picture of an encounter."""
@@ -99,22 +99,31 @@ class GallerySource:
         self._whole = None if known is None else Gallery(known)
         self._learned: dict[Hashable, Known] = {}
 
-    def for_query(self, query: Query, candidates: int = PROPOSED) -> Gallery:
-        """All individuals of a small gallery; of a large one the union of the nearest of each branch.
-
-        The index is asked under the policy's rules of sex and flank, so that whom they rule out takes nobody's place.
-        """
+    def for_query(self, query: Query) -> Gallery:
+        """All individuals of a small gallery; of a large one those that are proposed, with all their exemplars."""
         if self._whole is not None:
             return self._whole
-        sex = query.sex if self._policy.sex_rule == "narrow" else "unknown"
-        owners: set[uuid.UUID] = set()
-        for branch, plan in self._plans.items():
-            for vector, viewpoint in zip(query.vectors[branch].vectors, query.viewpoints, strict=True):
-                found = nearest(self._session, plan, vector, candidates, Among(sex, viewpoint))
-                owners.update(item.deer_id for item in found)
+        sex = self._sex_asked(query)
+        owners = {item.deer_id for item in self.proposed(query)}
         stored = self._stored(sorted(owners - self._learned.keys(), key=str))
         left_out, other_flank = self._census.beside({*owners, *self._learned}, sex, query.viewpoints)
         return Gallery([*stored, *self._learned.values()], left_out=left_out, incomparable=other_flank)
+
+    def proposed(self, query: Query) -> list[Neighbour]:
+        """The nearest exemplars of each branch to each picture of a query; none of a small gallery, which is whole.
+
+        The index is asked under the policy's rules of sex and flank, so that whom they rule out takes nobody's place.
+        """
+        sex = self._sex_asked(query)
+        return [
+            item
+            for branch, plan in self._plans.items()
+            for vector, viewpoint in zip(query.vectors[branch].vectors, query.viewpoints, strict=True)
+            for item in nearest(self._session, plan, vector, PROPOSED, Among(sex, viewpoint))
+        ]
+
+    def _sex_asked(self, query: Query) -> str:
+        return query.sex if self._policy.sex_rule == "narrow" else "unknown"
 
     @cached_property
     def _census(self) -> _Census:

@@ -1,4 +1,4 @@
-"""What an index finds of the exact neighbours: measured on a sample, to choose ef_search and to watch it later.
+"""What an index finds of the exact neighbours: measured on a sample, to choose ef_search; `watch` looks at it later.
 
 A found neighbour counts where it is as similar as the k-th exact one, so that copies of a picture are no misses.
 """
@@ -20,7 +20,7 @@ from deer_reid_pipeline.reid.similarity import FloatArray
 from deer_reid_pipeline.store.models import Embedding, ProfileExemplar
 from deer_reid_pipeline.store.search.among import EVERYONE, Among
 from deer_reid_pipeline.store.search.exact import TopRows, exact_top, read_blocks, without_own
-from deer_reid_pipeline.store.search.index import CurvePoint, Measured, Plan, plan_search
+from deer_reid_pipeline.store.search.index import CurvePoint, Measured, Plan
 from deer_reid_pipeline.store.search.nearest import (
     CANDIDATES,
     HALFVEC_MORE,
@@ -176,61 +176,6 @@ def measure_curve(session: Session, plan: Plan, truth: Truth, k: int = K, *, tar
         curve=tuple(curve),
         at=datetime.now(UTC),
     )
-
-
-@dataclass(frozen=True)
-class Watched:
-    """Recall of one branch, or of the fused search, as it is now.
-
-    Attributes:
-        indexed: HNSW proposes; otherwise every exemplar is compared and nothing can be missed.
-        recall: 0 to 1.
-    """
-
-    what: str
-    rows: int
-    indexed: bool
-    ef_search: int | None
-    recall: float
-    sample: int
-
-    @property
-    def holds(self) -> bool:
-        return self.recall >= WANTED_RECALL
-
-
-def watch_recall(
-    session: Session,
-    recipe_id: str,
-    policy: MatchPolicy,
-    *,
-    sample: int = SAMPLE // 4,
-    exact_limit: int | None = None,
-) -> list[Watched]:
-    """Compare searches of a policy's branches, and their fusion, with exact search; each pass reads every vector once.
-
-    Args:
-        sample: searches; none is made where every exemplar is compared anyway.
-    """
-    branches = sorted(branch for branch, weight in policy.weights.items() if weight)
-    plans = {branch: plan_search(session, recipe_id, branch, exact_limit) for branch in branches}
-    if all(plan.index is None for plan in plans.values()):
-        return [Watched(branch, plan.rows, False, None, 1.0, 0) for branch, plan in plans.items()]
-    probes = draw_probes(session, recipe_id, branches, sample)
-    result = []
-    for branch, plan in plans.items():
-        measured = None if plan.index is None else plan.index.measured
-        if measured is None:
-            result.append(Watched(branch, plan.rows, False, None, 1.0, 0))
-            continue
-        one = Probes(probes.detections, {branch: probes.vectors[branch]})
-        found = [nearest(session, plan, row, K + 1) for row in one.vectors[branch]]
-        recall = find_truth(session, recipe_id, one).recall(found)
-        result.append(Watched(branch, plan.rows, True, measured.ef_search, recall, len(probes)))
-    if len(branches) > 1:
-        recall, _ = fused_recall(session, plans, probes, policy)
-        result.append(Watched("fused", max(plan.rows for plan in plans.values()), True, None, recall, len(probes)))
-    return result
 
 
 def fused_recall(
