@@ -23,15 +23,23 @@ from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.embeddings import embed_detections
 from deer_reid_pipeline.steps.policies import first_policy
-from deer_reid_pipeline.steps.profiles import embed_backlog, update_profiles
+from deer_reid_pipeline.steps.profiles import update_profiles
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.steps.training_report import RecipeFigures, write_training_report
-from deer_reid_pipeline.steps.training_report.figures import EARLIER, FINE_TUNED, FIRST, LIVE, STARTED_FROM
+from deer_reid_pipeline.steps.training_report import CARD, RecipeFigures, write_training_report
+from deer_reid_pipeline.steps.training_report.figures import (
+    EARLIER,
+    FINE_TUNED,
+    FIRST,
+    LIVE,
+    STARTED_FROM,
+    Comparison,
+    NotCompared,
+)
 from deer_reid_pipeline.steps.truth import judged_by_others, load_truth
 from deer_reid_pipeline.steps.tuning import fit_release, propose_fit
 from deer_reid_pipeline.store.recipes import training_of, tuned_recipes
 from deer_reid_pipeline.store.releases import fitted_of, live_release
-from deer_reid_pipeline.store.reports import TRAINING, add_report, newest_report, report_of_run
+from deer_reid_pipeline.store.reports import TRAINING, add_report, newest_folder_about, newest_report, report_of_run
 from deer_reid_pipeline.store.vectors import embedded
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.outcome import Outcome, outcome_of
@@ -43,7 +51,7 @@ LogLine = Callable[[str], None]
 log = logging.getLogger(__name__)
 
 MOST_EARLIER = 3
-"""Earlier fine-tuned recipes that a report compares with."""
+"""Earlier fine-tuned recipes that a report measures anew; it says where the cards of the others are."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ def embed_finetuned(site: Site, recipe_id: str, say: LogLine = log.info) -> Embe
     What has its vectors already is passed over, so a killed run goes on where it was.
     """
     recipe = site.usable(site.stored_recipe(recipe_id))
-    made = update_profiles(site, recipe, say).embedded + embed_backlog(site, recipe, say)
+    made = update_profiles(site, recipe, say, backlog=True).embedded
     return Embedded(recipe_id, made, embed_judges(site, recipe_id, say))
 
 
@@ -164,12 +172,12 @@ def propose_finetuned(site: Site, recipe_id: str, *, run_id: str | None = None, 
             TRAINING,
             {
                 "recipe": recipe_id,
-                "figures": {item.recipe: item.as_json() for item in compared},
+                "figures": {item.recipe: item.as_json() for item in compared.figures},
                 "candidate": proposal.candidate,
                 "reason": proposal.reason,
                 "epochs": outcome.epochs,
                 "seconds": round(outcome.seconds, 1),
-                "counts": outcome.plan.data.counts(),
+                "counts": outcome.seen.counts(),
             },
             recipe_id=recipe_id,
             candidate_id=proposal.candidate,
@@ -177,45 +185,66 @@ def propose_finetuned(site: Site, recipe_id: str, *, run_id: str | None = None, 
             folder=folder.relative_to(site.settings.home).as_posix(),
             run_id=run_id,
         )
-    return Proposed(recipe_id, proposal.candidate, proposal.reason, tuple(compared), folder)
+    return Proposed(recipe_id, proposal.candidate, proposal.reason, compared.figures, folder)
 
 
 def compare_recipes(
     site: Site, recipe_id: str, fitted: FittedPolicy, labelled: Labelled, say: LogLine = log.info
-) -> list[RecipeFigures]:
+) -> Comparison:
     """The figures of a fine-tuned recipe and of those before it, on the same detections in the same compartments.
 
     Args:
         labelled: as `load_truth` gives it under the recipe: nobody is judged by a model that was trained on it.
     """
     if labelled.individuals < 2:
-        return []
+        return Comparison()
     found = [_figures(recipe_id, FINE_TUNED, labelled, fitted)]
-    for key, what in _before(site, recipe_id).items():
+    left_out = []
+
+    def leave_out(key: str, why: str) -> None:
+        say(f"not compared with {key}: {why}")
+        left_out.append(NotCompared(key, why, _card_of(site, key)))
+
+    before, others = _before(site, recipe_id)
+    for key, what in before.items():
         truth = load_truth(site, key).labelled
         keep = np.isin(np.array([str(k) for k in truth.keys]), np.array([str(k) for k in labelled.keys]))
         own = truth.rows(keep) if len(truth) else truth
         if len(own) < len(labelled):
-            say(f"not compared with {key}: {len(labelled) - len(own)} of these detections cannot be judged under it")
+            leave_out(key, f"{len(labelled) - len(own)} of these detections cannot be judged under it")
             continue
         if own.divided and not _alike(own, labelled):
-            say(f"not compared with {key}: its models were trained without other groups of animals")
+            leave_out(key, "its models were trained without other groups of animals")
             continue
         say(f"comparing with {key}")
         found.append(_figures(key, what, in_compartments_of(own, labelled), _policies(site, key)))
-    return found
+    for key in others:
+        leave_out(key, f"of the earlier recipes only the newest {MOST_EARLIER} are measured anew")
+    return Comparison(tuple(found), tuple(left_out))
 
 
-def _before(site: Site, recipe_id: str) -> dict[str, str]:
-    """Recipes to be compared with, and what each is: what it started from, what is live, the newest of the others."""
+def _before(site: Site, recipe_id: str) -> tuple[dict[str, str], list[str]]:
+    """Recipes to be compared with, and what each is: what it started from, what is live, the newest of the others.
+
+    Returns:
+        Them, and the fine-tuned recipes that are older.
+    """
     with site.database.session() as session:
         training = training_of(session, recipe_id) or {}
         live = live_release(session)
-        earlier = [key for key in tuned_recipes(session) if key != recipe_id][:MOST_EARLIER]
+        tuned = [key for key in tuned_recipes(session) if key != recipe_id]
         found = {str(training["base"]): STARTED_FROM} if "base" in training else {}
         if live is not None and live.recipe_id != recipe_id:
             found.setdefault(live.recipe_id, LIVE)
-    return found | {key: EARLIER for key in earlier if key not in found}
+    found |= {key: EARLIER for key in tuned[:MOST_EARLIER] if key not in found}
+    return found, [key for key in tuned if key not in found]
+
+
+def _card_of(site: Site, recipe_id: str) -> str | None:
+    """A recipe's own model card, relative to the home; None where it was deleted or never was."""
+    with site.database.session() as session:
+        folder = newest_folder_about(session, TRAINING, recipe_id, "reports")
+    return f"{folder}/{CARD}" if folder and (site.settings.home / folder / CARD).is_file() else None
 
 
 def _alike(one: Labelled, other: Labelled) -> bool:

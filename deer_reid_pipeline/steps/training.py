@@ -23,19 +23,22 @@ from deer_reid_pipeline.store.recipes import fold_of_recipe, fold_recipes, regis
 from deer_reid_pipeline.store.releases import refuse_unreleasable
 from deer_reid_pipeline.store.reports import TRAINING, add_report
 from deer_reid_pipeline.training.config import TrainingConfig
-from deer_reid_pipeline.training.crop_cache import make_cache, open_cache
+from deer_reid_pipeline.training.crop_cache import CropCache, make_cache, open_cache
 from deer_reid_pipeline.training.dataset import (
     PARTS,
     SALT,
+    UNKNOWN_FLANK,
     Picture,
     TrainingSet,
     part_of,
     refuse_too_little,
 )
 from deer_reid_pipeline.training.errors import TrainingError
+from deer_reid_pipeline.training.left_out import write_left_out
 from deer_reid_pipeline.training.outcome import Outcome, outcome_of
 from deer_reid_pipeline.training.plan import Plan, refuse_pointless, splits_of
 from deer_reid_pipeline.training.runs import Tell, Told, discard_intermediate, finished, run_jobs, side_by_side
+from deer_reid_pipeline.training.shape import branches_of, learned_branches
 from deer_reid_pipeline.vision.crops import Pixels
 from deer_reid_pipeline.vision.recipe import Recipe, base_name
 
@@ -118,9 +121,10 @@ def train_model(
         search_dirs=tuple(str(folder) for folder in weights.search_dirs),
         models_dir=str(site.settings.models_dir),
         device=str(resolve_device(site.settings.device)),
+        vram_mb=site.settings.vram_mb,
     )
     refuse_pointless(plan)
-    _refuse_nothing_new(site, plan)
+    _refuse_nothing_new(site, plan, plan.data)
     folder = site.settings.home / "training" / plan.id
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -129,7 +133,8 @@ def train_model(
     except Timeout as error:
         raise TrainingError(f"another process trains in {folder.parent} now: wait for it") from error
     _register(site, outcome)
-    say(f"recipe {outcome.recipe.id}: trained on {len(data.individuals)} individuals in {outcome.seconds:.0f} s")
+    trained = len(outcome.seen.individuals)
+    say(f"recipe {outcome.recipe.id}: trained on {trained} individuals in {outcome.seconds:.0f} s")
     return outcome
 
 
@@ -154,13 +159,25 @@ def _run(site: Site, plan: Plan, folder: Path, say: LogLine, watch: Tell | None)
         f"{counts['individuals']} individuals, {len(plan.jobs())} trainings of at most {plan.config.epochs} epochs, "
         f"{side_by_side(plan)} at a time"
     )
+    if counts[UNKNOWN_FLANK]:
+        say(
+            f"{counts[UNKNOWN_FLANK]} of these pictures do not say which flank they show (viewpoint): they are never "
+            "learned to differ from the other pictures of their animal"
+        )
+    say(_heads(plan))
     plan.write(folder)
     if not finished(plan, folder):
-        _cache_crops(site, plan, folder, say)
+        _refuse_unreadable(site, plan, folder, _cache_crops(site, plan, folder, say))
+
+    heard: set[str] = set()
 
     def tell(told: Told) -> None:
         report("training", told.done, told.total)
         say(_line(told))
+        for sentence in told.epoch.get("unrepeatable", ()):  # type: ignore[attr-defined]
+            if sentence not in heard:
+                heard.add(sentence)
+                say(f"another training with this seed need not give the same weights: {sentence}")
         if watch is not None:
             watch(told)
 
@@ -182,9 +199,42 @@ def _line(told: Told) -> str:
     )
 
 
-def _cache_crops(site: Site, plan: Plan, folder: Path, say: LogLine) -> None:
-    if open_cache(folder) is not None:
-        return
+def _heads(plan: Plan) -> str:
+    """Which heads go on from what was learned before, and which start anew; one line for the log."""
+    known = [name for key in plan.keys for name in learned_branches(plan.base, key)]
+    fresh = [name for key in plan.keys for name in branches_of(plan.base, key) if name not in known]
+    said = [f"{', '.join(known)} go on from {plan.base.id}"] if known else []
+    said += [f"{', '.join(fresh)} start anew"] if fresh else []
+    return f"heads: {'; '.join(said)}"
+
+
+def _cache_crops(site: Site, plan: Plan, folder: Path, say: LogLine) -> TrainingSet:
+    """Decode the crops, where that is not done yet.
+
+    Returns:
+        The pictures that could be read; which could not is kept in the folder.
+    """
+    cache = open_cache(folder)
+    if cache is None:
+        cache = _decode_crops(site, plan, folder, say)
+    lost = frozenset(picture.key for picture in plan.data.pictures if picture.key not in cache)
+    write_left_out(folder, lost)
+    if lost:
+        say(f"{len(lost)} of {len(plan.data.pictures)} pictures cannot be read any more and are left out")
+    return plan.data.without(lost)
+
+
+def _refuse_unreadable(site: Site, plan: Plan, folder: Path, readable: TrainingSet) -> None:
+    """Make sure that what can be read is enough, and something new; else the crops are decoded anew the next time."""
+    try:
+        refuse_too_little(readable, plan.splits, len(plan.data.pictures) - len(readable.pictures))
+        _refuse_nothing_new(site, plan, readable)
+    except TrainingError:
+        discard_intermediate(plan, folder)
+        raise
+
+
+def _decode_crops(site: Site, plan: Plan, folder: Path, say: LogLine) -> CropCache:
     say("decoding the crops once")
     keys = [uuid.UUID(picture.key) for picture in plan.data.pictures]
 
@@ -194,9 +244,7 @@ def _cache_crops(site: Site, plan: Plan, folder: Path, say: LogLine) -> None:
             yield from ((str(key), each) for key, each in zip(found, pixels, strict=True))
 
     longest = round(SPARE * max(plan.config.width, plan.config.height))
-    cache = make_cache(folder, crops(), longest, lambda done: report("crops", done, len(keys)))
-    if len(cache) < len(keys):
-        say(f"{len(keys) - len(cache)} of {len(keys)} pictures cannot be read any more and are left out")
+    return make_cache(folder, crops(), longest, lambda done: report("crops", done, len(keys)))
 
 
 def _starts(site: Site, start: str, config: TrainingConfig) -> dict[int | None, Recipe]:
@@ -225,12 +273,14 @@ def _starts(site: Site, start: str, config: TrainingConfig) -> dict[int | None, 
     return {None: recipe, **{fold: site.stored_recipe(key) for fold, key in folds.items()}}
 
 
-def _refuse_nothing_new(site: Site, plan: Plan) -> None:
+def _refuse_nothing_new(site: Site, plan: Plan, data: TrainingSet) -> None:
+    """Make sure that these pictures are not those that the start was trained on."""
     with site.database.session() as session:
         before = training_of(session, plan.base.id)
-    if before is not None and before["dataset_digest"] == plan.data.digest:
+    # Records of earlier versions have no digest of what could be read.
+    if before is not None and before.get("seen_digest", before["dataset_digest"]) == data.digest:
         raise TrainingError(
-            f"nothing new to train on: {plan.base.id} was trained on these {len(plan.data.pictures)} pictures. Name "
+            f"nothing new to train on: {plan.base.id} was trained on these {len(data.pictures)} pictures. Name "
             f"more animals first, or start anew with --from {base_name(plan.base.name)}"
         )
 

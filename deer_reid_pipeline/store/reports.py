@@ -80,3 +80,17 @@ def report_of_run(session: Session, kind: str, run_id: str) -> Report | None:
     return session.scalar(
         select(Report).where(Report.kind == kind, Report.run_id == run_id).order_by(Report.id.desc()).limit(1)
     )
+
+
+def newest_folder_about(session: Session, kind: str, recipe_id: str, below: str) -> str | None:
+    """Where the newest report of a kind about a recipe has its files, relative to the home; None where none has any.
+
+    Args:
+        below: folder under the home that they lie in.
+    """
+    return session.scalar(
+        select(Report.folder)
+        .where(Report.kind == kind, Report.recipe_id == recipe_id, Report.folder.startswith(f"{below}/"))
+        .order_by(Report.id.desc())
+        .limit(1)
+    )

@@ -88,9 +88,14 @@ class TrainingConfig(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Arithmetic of the forward pass; auto: what the device has."
     )
-    seed: int = Field(default=1, ge=0, description="One seed on one device gives the same weights.")
+    seed: int = Field(
+        default=1, ge=0, description="One seed on one device gives the same weights; the log says where a GPU cannot."
+    )
     workers: int = Field(
-        default=0, ge=0, le=64, description="Trainings side by side without a GPU, one thread each; 0: one a core."
+        default=0,
+        ge=0,
+        le=64,
+        description="Trainings side by side at most without a GPU; 0: one a core. Changes only how long it takes.",
     )
 
     @field_validator("folds")

@@ -1,14 +1,15 @@
 """The labelled pictures that a training is made on, and who is kept out of it.
 
 An individual is in one part, by a hash of its name, so that it stays there as data grows. A class is an individual seen
-from one flank: a coat pattern differs by flank.
+from one flank: a coat pattern differs by flank. Pictures of an unknown flank are a class too, which may be the same as
+any other of its individual.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deer_reid_pipeline.reid.fitted import fold_of
@@ -21,6 +22,9 @@ SALT = "training"
 
 FEWEST_VALIDATED = 3
 """Individuals that decide when to stop."""
+
+UNKNOWN_FLANK = "pictures_unknown_flank"
+"""Name of a count: pictures of which nobody said which flank they show."""
 
 _SHARES = 1 << 40
 
@@ -35,7 +39,7 @@ class Picture:
     Attributes:
         key: identifies the detection.
         individual: whom a person named.
-        flank: left, right, front, back or "" where unknown.
+        flank: left, right, front, back or "" where unknown; then it may show the same as any other of its individual.
         encounter: pictures of one encounter or burst share it.
     """
 
@@ -68,6 +72,11 @@ class Split:
     validation: frozenset[str]
     test: frozenset[str]
     fold: int | None = None
+
+    def among(self, individuals: Iterable[str]) -> Split:
+        """The same split of these individuals alone."""
+        some = frozenset(individuals)
+        return Split(self.train & some, self.validation & some, self.test & some, self.fold)
 
 
 def one_split(individuals: Sequence[str]) -> Split:
@@ -112,6 +121,10 @@ class TrainingSet:
         """Only the pictures of these individuals."""
         return TrainingSet(tuple(p for p in self.pictures if p.individual in individuals))
 
+    def without(self, keys: frozenset[str]) -> TrainingSet:
+        """All pictures but those of these detections."""
+        return TrainingSet(tuple(p for p in self.pictures if p.key not in keys))
+
     def encounters(self) -> dict[tuple[str, str], set[str]]:
         """Class -> its encounters."""
         found: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -125,11 +138,11 @@ class TrainingSet:
 
     def counts(self) -> dict[str, int]:
         """Pictures, individuals, returning individuals, classes, classes with two encounters, encounters, and
-        pictures by flank."""
+        pictures by flank (of an unknown one also where there are none)."""
         met = self.encounters()
-        flanks: dict[str, int] = defaultdict(int)
+        flanks: dict[str, int] = defaultdict(int, {UNKNOWN_FLANK: 0})
         for picture in self.pictures:
-            flanks[f"pictures_{picture.flank or 'unknown_flank'}"] += 1
+            flanks[f"pictures_{picture.flank}" if picture.flank else UNKNOWN_FLANK] += 1
         return {
             "pictures": len(self.pictures),
             "individuals": len(self.individuals),
@@ -141,19 +154,26 @@ class TrainingSet:
         }
 
 
-def refuse_too_little(data: TrainingSet, splits: Sequence[Split]) -> None:
+def refuse_too_little(data: TrainingSet, splits: Sequence[Split], unreadable: int = 0) -> None:
     """Make sure that there is something to learn from in every split, and something to judge by.
+
+    Args:
+        data: what can be read, as far as that is known.
+        unreadable: labelled pictures that cannot be read, and are not in it.
 
     Raises:
         TrainingError: says what there is and what it needs.
     """
     how = "name more animals in a drop's table (individualID), or import reviews (deer-reid review import)"
+    if unreadable:
+        how = f"bring back the {unreadable} labelled pictures that cannot be read, or {how}"
     returning = data.returning()
     if len(returning) < FEWEST:
+        pictures = f"{len(data.pictures)} pictures{' that can be read' if unreadable else ''}"
         raise TrainingError(
-            f"too little to train on: {len(data.individuals)} individuals were named by a person in "
-            f"{len(data.pictures)} pictures, and {len(returning)} of them were met twice or more from one flank; it "
-            f"needs {FEWEST}. A model trained on less would not hold for other animals: {how}"
+            f"too little to train on: {len(data.individuals)} individuals were named by a person in {pictures}, and "
+            f"{len(returning)} of them were met twice or more from one flank; it needs {FEWEST}. A model trained on "
+            f"less would not hold for other animals: {how}"
         )
     for split in splits:
         for part, members in (("train on", split.train), ("validate on", split.validation), ("judge by", split.test)):

@@ -63,6 +63,25 @@ class Head(nn.Module):
             before = self.linear(self.norm(pooled.float()))
             return Embedded(before, self.neck(before))
 
+    @torch.no_grad()
+    def start_from(self, matrix: torch.Tensor, offset: torch.Tensor, pooled: torch.Tensor) -> None:
+        """Begin as an affine map: in evaluation mode `after` is then the matrix times the features, plus the offset.
+
+        Each normalisation gets the mean and variance of what comes before it, the linear layer the rest of the matrix,
+        and the running mean of the neck, which has no shift, the offset. In training a batch of such features is then
+        mapped nearly alike.
+
+        Args:
+            matrix: [512, features]; offset: [512]; both on the CPU.
+            pooled: features of pictures to train on, [n, features], on the CPU.
+        """
+        features, matrix = pooled.double(), matrix.double()
+        mean, variance = features.mean(dim=0), features.var(dim=0, correction=0)
+        spread = ((features - mean) @ matrix.T).var(dim=0, correction=0)
+        _start_norm(self.norm, mean, variance, torch.ones_like(variance))
+        self.linear.weight.copy_(matrix * torch.sqrt(variance + self.norm.eps))
+        _start_norm(self.neck, -(matrix @ mean + offset.double()), spread, torch.sqrt(spread + self.neck.eps))
+
     def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The matrix [512, features] and the offset [512] that give `after` in evaluation mode; float64 inside."""
         scale, shift = _affine_of(self.norm)
@@ -70,6 +89,16 @@ class Head(nn.Module):
         matrix = self.linear.weight.detach().double()
         joined = neck_scale[:, None] * matrix * scale[None, :]
         return joined.float(), (neck_scale * (matrix @ shift) + neck_shift).float()
+
+
+def _start_norm(norm: nn.BatchNorm1d, mean: torch.Tensor, variance: torch.Tensor, weight: torch.Tensor) -> None:
+    """Set the statistics and the scale of a batch normalisation without a shift."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_(weight)
+    norm.bias.zero_()
 
 
 def _affine_of(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:

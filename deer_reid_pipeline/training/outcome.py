@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deer_reid_pipeline.training.dataset import SALT
+from deer_reid_pipeline.training.dataset import SALT, Split, TrainingSet
+from deer_reid_pipeline.training.left_out import read_left_out
 from deer_reid_pipeline.training.plan import Plan
 from deer_reid_pipeline.training.shape import TrainedBackbone, tuned_recipe
 from deer_reid_pipeline.training.worker import Result, read_log
@@ -23,6 +25,7 @@ class Outcome:
         folds: fold -> the recipe that was trained without it; empty where there is one split.
         results: name of the job -> what it left.
         logs: name of the job -> its epochs, as `worker.read_log` gives them.
+        left_out: labelled detections whose crops could not be read, which nothing was learned from.
     """
 
     plan: Plan
@@ -31,6 +34,17 @@ class Outcome:
     folds: Mapping[int, Recipe]
     results: Mapping[str, Result]
     logs: Mapping[str, list[dict[str, Any]]]
+    left_out: frozenset[str] = frozenset()
+
+    @cached_property
+    def seen(self) -> TrainingSet:
+        """The labelled pictures that could be read."""
+        return self.plan.data.without(self.left_out)
+
+    @cached_property
+    def splits(self) -> tuple[Split, ...]:
+        """Those of the plan, with the individuals of whom a picture could be read."""
+        return tuple(split.among(self.seen.individuals) for split in self.plan.splits)
 
     @property
     def seconds(self) -> float:
@@ -63,9 +77,10 @@ class Outcome:
             "folds": len(self.folds),
             "salt": SALT,
             "dataset_digest": self.plan.data.digest,
+            "seen_digest": self.seen.digest,
             "config": self.plan.config.model_dump(mode="json"),
             "base": self.plan.base.id,
-            "counts": self.plan.data.counts(),
+            "counts": self.seen.counts(),
             "run": self.plan.id,
         }
 
@@ -94,4 +109,5 @@ def outcome_of(plan: Plan, folder: Path, results: Mapping[str, Result]) -> Outco
         folds=folds,
         results=dict(results),
         logs={job.name: read_log(folder / job.name) for job in plan.jobs()},
+        left_out=read_left_out(folder),
     )

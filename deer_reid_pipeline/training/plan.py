@@ -58,6 +58,7 @@ class Plan:
         starts: what the training starts from, by fold; None for the model on all.
         search_dirs, models_dir: where weights are, and where they go.
         device: cpu, cuda:N or mps.
+        vram_mb: MiB of a card that each training may use; None: 75 % of it.
     """
 
     config: TrainingConfig
@@ -66,6 +67,7 @@ class Plan:
     search_dirs: tuple[str, ...]
     models_dir: str
     device: str
+    vram_mb: int | None = None
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
@@ -86,7 +88,11 @@ class Plan:
 
     @property
     def id(self) -> str:
-        """12 hex digits over everything that decides the weights."""
+        """12 hex digits over everything but the machine that decides the weights.
+
+        How many trainings run side by side (`workers`) decides nothing, nor does the memory of a card (`vram_mb`), but
+        for the last digits of sums that are made in portions.
+        """
         said = {
             "config": self.config.model_dump(mode="json", exclude={"workers"}),
             "data": self.data.digest,
@@ -115,6 +121,7 @@ class Plan:
             "search_dirs": list(self.search_dirs),
             "models_dir": self.models_dir,
             "device": self.device,
+            "vram_mb": self.vram_mb,
         }
         write_whole(folder / PLAN, json.dumps(said).encode("ascii"))
 
@@ -153,6 +160,7 @@ def read_plan(folder: Path) -> Plan:
             search_dirs=tuple(said["search_dirs"]),
             models_dir=said["models_dir"],
             device=said["device"],
+            vram_mb=said.get("vram_mb"),  # plans of earlier versions have none
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder / PLAN} cannot be used: {error}; delete {folder} and train again") from error

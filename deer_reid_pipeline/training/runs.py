@@ -22,6 +22,7 @@ from deer_reid_pipeline.training.crop_cache import DATA, INDEX
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.plan import BEST, CHECKPOINT, Job, Plan
 from deer_reid_pipeline.training.worker import ERROR, LOG, PARENT, THREADS, Result, read_log, read_result
+from deer_reid_pipeline.vision.engine.loading import cores
 from deer_reid_pipeline.vision.model_files import ModelFiles
 
 STANDARD_ERROR = "stderr.txt"
@@ -64,7 +65,7 @@ def side_by_side(plan: Plan) -> int:
     if not plan.device.startswith("cpu"):
         return 1
     fit = max(1, int(psutil.virtual_memory().available // _MEMORY_OF_ONE))
-    return max(1, min(plan.config.workers or _cores(), fit, len(plan.jobs())))
+    return max(1, min(plan.config.workers or cores(), fit, len(plan.jobs())))
 
 
 def run_jobs(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Result]:
@@ -138,12 +139,13 @@ def _ready(plan: Plan, job: Job, folder: Path) -> bool:
 def _threads(plan: Plan, job: Job) -> int:
     """Threads of a job: those of all cores together, and all of them for the one that runs alone at the end.
 
-    By the machine and the settings alone, since sums differ with the number of threads.
+    By the machine and what the plan's id is made of, since sums differ with the number of threads: not by how many run
+    side by side.
     """
     if not plan.device.startswith("cpu"):
         return 1
     alone = job.split is None and len(plan.keys) == 1
-    return max(1, _cores() // min(plan.config.workers or _cores(), 1 if alone else len(plan.jobs())))
+    return max(1, cores() // (1 if alone else len(plan.jobs())))
 
 
 def _start(plan: Plan, job: Job, folder: Path, threads: int) -> subprocess.Popen[bytes]:
@@ -203,7 +205,3 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

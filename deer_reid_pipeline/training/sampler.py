@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deer_reid_pipeline.training.dataset import Picture
 
@@ -27,6 +28,22 @@ class Item:
     index: int
     label: int
     mirrored: bool
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a training by number: an animal seen from one flank, mirrored ones after the others.
+
+    Attributes:
+        animal: number of the individual, another one in its mirrored classes; int64 [n].
+        flank_unknown: whether nobody said which flank the pictures of a class show; bool [n].
+    """
+
+    animal: NDArray[np.int64]
+    flank_unknown: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.animal)
 
 
 class EncounterSampler:
@@ -59,9 +76,15 @@ class EncounterSampler:
         self._weights = self._weights / self._weights.sum()
 
     @property
-    def classes(self) -> int:
-        """How many classes there are, mirrored ones included."""
-        return len(self._labels) * (2 if self._mirrored else 1)
+    def classes(self) -> Classes:
+        """All classes, mirrored ones included."""
+        names = sorted({individual for individual, _ in self._labels})
+        place = {name: number for number, name in enumerate(names)}
+        animal = np.array([place[individual] for individual, _ in self._labels], dtype=np.int64)
+        unknown = np.array([not flank for _, flank in self._labels], dtype=np.bool_)
+        if not self._mirrored:
+            return Classes(animal, unknown)
+        return Classes(np.concatenate([animal, animal + len(names)]), np.tile(unknown, 2))
 
     def epoch(self, number: int, batches: int) -> Iterator[list[Item]]:
         """The batches of an epoch."""
@@ -69,7 +92,8 @@ class EncounterSampler:
             yield self._draw(np.random.default_rng((self._seed, number, batch)))
 
     def _draw(self, rng: np.random.Generator) -> list[Item]:
-        order = rng.choice(self.classes, size=self.classes, replace=False, p=self._weights)
+        classes = len(self._weights)
+        order = rng.choice(classes, size=classes, replace=False, p=self._weights)
         items: list[Item] = []
         for label in order.tolist():
             mirrored, which = divmod(label, len(self._labels))

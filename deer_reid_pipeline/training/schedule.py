@@ -14,7 +14,7 @@ from deer_reid_pipeline.training.network import EmbeddingNetwork
 
 HEAD_FACTOR = 3.0
 CENTRE_FACTOR = 30.0
-"""Heads and class centres start from nothing, and learn faster than layers that know pictures already."""
+"""Heads and class centres start from nothing, or have new animals to learn: they learn faster than other layers."""
 
 LOWEST = 0.02
 """Share of the highest rate that is left at the end."""

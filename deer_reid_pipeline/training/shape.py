@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deer_reid_pipeline.training.config import TrainingConfig
+from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.vision.model_files import ModelFiles
 from deer_reid_pipeline.vision.recipe import (
     CHANNELS,
@@ -26,6 +27,8 @@ from deer_reid_pipeline.vision.recipe import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from deer_reid_pipeline.training.network import EmbeddingNetwork
 
 TUNED = "tuned"
@@ -69,6 +72,17 @@ def branches_of(recipe: Recipe, key: str) -> dict[str, tuple[Tap, ...]]:
     return {name: taps_of(recipe, name) for name, branch in recipe.branches.items() if branch.backbone == key}
 
 
+def learned_branches(recipe: Recipe, key: str) -> tuple[str, ...]:
+    """The branches of a backbone that were fine-tuned before and pool as a trained branch does: their heads go on."""
+    return tuple(
+        name
+        for name, taps in branches_of(recipe, key).items()
+        if (branch := recipe.branches[name]).projection.kind == "trained"
+        and branch.projection.combine == "sum"
+        and branch.taps == taps
+    )
+
+
 def layout(backbone: Backbone, config: TrainingConfig) -> Preprocess:
     """How crops are laid out for a trained backbone: letterboxed, in its own colours."""
     return backbone.preprocess.model_copy(
@@ -98,14 +112,28 @@ def store_network(models: ModelFiles, network: EmbeddingNetwork, recipe: Recipe,
     """Write a trained network into the model store.
 
     Raises:
+        TrainingError: it has values that are not finite; nothing is written.
         WeightsError: it cannot be written.
     """
     channels = CHANNELS[recipe.backbones[key].arch]
     projections = {
-        branch: models.save(network.projection(branch, [channels[tap.layer] * tap.grid**2 for tap in taps]))
+        branch: network.projection(branch, [channels[tap.layer] * tap.grid**2 for tap in taps])
         for branch, taps in branches_of(recipe, key).items()
     }
-    return TrainedBackbone(models.save(network.backbone_state()), projections)
+    weights = network.backbone_state()
+    for part, tensors in (("network", weights), *projections.items()):
+        _refuse_not_finite(part, tensors)
+    files = {branch: models.save(tensors) for branch, tensors in projections.items()}
+    return TrainedBackbone(models.save(weights), files)
+
+
+def _refuse_not_finite(part: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise TrainingError(
+                f"the trained {part} has values that are not finite (in {name}) and is not kept: train again with a "
+                "lower learning_rate, or with precision float32"
+            )
 
 
 def tuned_recipe(

@@ -1,7 +1,7 @@
 """One backbone with its heads, trained on the pictures of some individuals and watched on others.
 
 One seed on one device gives the same weights, also when it was killed and went on: a checkpoint is written after each
-epoch, and nothing else decides what comes next.
+epoch, and nothing else decides what comes next. What torch cannot repeat on the device, the epoch says.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ from deer_reid_pipeline.training.losses import BranchLoss
 from deer_reid_pipeline.training.network import Embedded, EmbeddingNetwork
 from deer_reid_pipeline.training.plan import BEST, CHECKPOINT
 from deer_reid_pipeline.training.precision import in_type, training_type
+from deer_reid_pipeline.training.repeatable import unrepeatable
 from deer_reid_pipeline.training.sampler import EncounterSampler, Item
 from deer_reid_pipeline.training.schedule import optimiser as make_optimiser
 from deer_reid_pipeline.training.schedule import set_rates
 from deer_reid_pipeline.training.scoring import STOPS_BY, labelled_of, ranking
+from deer_reid_pipeline.vision.engine.batches import BatchLimit
 from deer_reid_pipeline.vision.features import lay_out, mean_direction, normalise
 from deer_reid_pipeline.vision.recipe import Preprocess
 
@@ -66,6 +68,8 @@ class Epoch:
         seconds_left: at this speed.
         pictures_per_second: of this epoch.
         rate: learning rate at its end.
+        unrepeatable: what torch has said so far of operations that are not deterministic on this device, a sentence
+            each; with one, the same seed need not give the same weights.
     """
 
     number: int
@@ -77,6 +81,7 @@ class Epoch:
     seconds_left: float
     pictures_per_second: float
     rate: float
+    unrepeatable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,7 @@ class Trainer:
         self._type = training_type(device, config.precision)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._type == torch.float16)
         self._done = Progressed(micro_batch=micro_batch or config.batch)
+        self._unrepeatable: list[str] = []
 
     def run(self, tell: Callable[[Epoch], None] | None = None) -> Trained:
         """Train to the end, from where the last checkpoint is.
@@ -153,10 +159,11 @@ class Trainer:
             tell: is told each epoch.
 
         Raises:
-            TrainingError: the loss is not finite, memory or disk is full.
+            TrainingError: the loss or its gradient is not finite, or the disk is full.
+            torch.cuda.OutOfMemoryError: the memory of the GPU, or what may be used of it, does not hold two pictures.
         """
         self._resume()
-        with ThreadPoolExecutor(self._loaders) as pool:
+        with unrepeatable() as self._unrepeatable, ThreadPoolExecutor(self._loaders) as pool:
             while self._done.epoch < self._last and not self._stale():
                 epoch = self._train_epoch(self._done.epoch + 1, pool)
                 if tell is not None:  # before it is kept, so that no kill loses it from the log
@@ -208,6 +215,7 @@ class Trainer:
             seconds_left=self._done.seconds / number * (self._last - number),
             pictures_per_second=self._batches * self._config.batch / seconds,
             rate=float(self._optimiser.param_groups[-1]["lr"]),
+            unrepeatable=tuple(self._unrepeatable),
         )
 
     def _make_ready(self, items: list[Item], epoch: int, batch: int, pool: ThreadPoolExecutor) -> list[torch.Tensor]:
@@ -229,30 +237,32 @@ class Trainer:
             try:
                 loss = self._backward(pictures, labels, encounters)
                 break
-            except torch.cuda.OutOfMemoryError as error:
+            except torch.cuda.OutOfMemoryError:
                 half = self._done.micro_batch // 2
                 if half < 2:
-                    raise TrainingError(
-                        f"the GPU's memory is too small for {self._spec.width} x {self._spec.height} pixels: choose a "
-                        "smaller width and height, or a smaller recipe"
-                    ) from error
+                    raise
                 self._optimiser.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
                 self._done = replace(self._done, micro_batch=half)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} in step {step} (epoch {(step - 1) // self._batches + 1}): the training went "
-                f"astray. The best weights before it are kept; try a lower learning_rate than "
-                f"{self._config.learning_rate:g}, or precision float32"
-            )
+        self._refuse_astray("loss", loss, step)
         self._scaler.unscale_(self._optimiser)
         trained = [p for group in self._optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(trained, LARGEST_STEP)
+        norm = nn.utils.clip_grad_norm_(trained, LARGEST_STEP)
+        if not self._scaler.is_enabled():  # with float16 the scaler skips such a step and goes on
+            self._refuse_astray("gradient", float(norm), step)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
         self._follow(step)
         return loss
+
+    def _refuse_astray(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {what} is {value} in step {step} (epoch {(step - 1) // self._batches + 1}): the training went "
+                f"astray. The best weights before it are kept; try a lower learning_rate than "
+                f"{self._config.learning_rate:g}, or precision float32"
+            )
 
     def _backward(self, pictures: torch.Tensor, labels: torch.Tensor, encounters: torch.Tensor) -> float:
         """Gradients of a batch; in portions where memory asks for it, with the loss of the whole batch.
@@ -363,17 +373,25 @@ def embed(
     device: torch.device,
     kind: torch.dtype = torch.float32,
 ) -> dict[str, FloatArray]:
-    """Unit vectors of crops (uint8 [h, w, 3]), laid out as the recipe does it; branch -> float32 [n, 512]."""
+    """Unit vectors of crops (uint8 [h, w, 3]), laid out as the recipe does it; branch -> float32 [n, 512].
+
+    Raises:
+        torch.cuda.OutOfMemoryError: not even one crop fits.
+    """
     network.eval()
-    parts: dict[str, list[FloatArray]] = {name: [] for name in network.taps}
-    for start in range(0, len(crops), _EMBED_BATCH):
+
+    def part(start: int, end: int) -> dict[str, FloatArray]:
         seen: dict[str, list[torch.Tensor]] = {name: [] for name in network.taps}
         for view in spec.each_view():
-            x = normalise(lay_out(crops[start : start + _EMBED_BATCH], view), view, device)
+            x = normalise(lay_out(crops[start:end], view), view, device)
             with in_type(device, kind):
                 found = network(x.contiguous(memory_format=torch.channels_last))
             for name, item in found.items():
                 seen[name].append(nn.functional.normalize(item.after.float(), dim=1))
-        for name, each in seen.items():
-            parts[name].append(mean_direction(each).cpu().numpy())
-    return {name: np.concatenate(each) if each else np.zeros((0, 512), np.float32) for name, each in parts.items()}
+        return {name: mean_direction(each).cpu().numpy() for name, each in seen.items()}
+
+    parts = BatchLimit(_EMBED_BATCH).run(len(crops), part)
+    return {
+        name: np.concatenate([each[name] for each in parts]) if parts else np.zeros((0, 512), np.float32)
+        for name in network.taps
+    }

@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,29 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         return []
 
 
+@contextmanager
+def _told_what_to_do() -> Iterator[None]:
+    """Full memory of a card as an error that says what to do about it."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            "the memory of the GPU, or what may be used of it, does not hold this training: allow more "
+            "(DEER_REID_VRAM_MB), choose a smaller width and height, or a smaller recipe"
+        ) from error
+
+
+@_told_what_to_do()
 def train(plan: Plan, job: Job, folder: Path, stop_after: int | None = None, threads: int | None = None) -> Result:
-    """Train a job's network and put it into the model store.
+    """Train a job's network and put it into the model store; on a card within the plan's budget of its memory.
 
     Args:
         folder: of the run; the job's is inside.
 
     Raises:
-        TrainingError: the crops are gone, or the training went wrong.
+        TrainingError: the crops are gone, the training went wrong, or the memory of the card is too small.
         WeightsError: the weights to start from are not there, or the result cannot be written.
     """
     import torch
@@ -83,11 +99,15 @@ def train(plan: Plan, job: Job, folder: Path, stop_after: int | None = None, thr
     from deer_reid_pipeline.training.network import EmbeddingNetwork
     from deer_reid_pipeline.training.shape import branches_of, last_stride, layout, store_network
     from deer_reid_pipeline.training.trainer import Epoch, Trainer
+    from deer_reid_pipeline.training.warm_start import start_heads
     from deer_reid_pipeline.vision.backbones import load_backbone
     from deer_reid_pipeline.vision.embedder import resolve_device
+    from deer_reid_pipeline.vision.engine.batches import limit_memory, vram_budget
     from deer_reid_pipeline.vision.weights import WeightStore
 
     device = resolve_device(plan.device)
+    if device.type == "cuda":
+        limit_memory(vram_budget(plan.vram_mb, device), device)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over memory
     torch.set_num_threads(threads or 1)
@@ -112,6 +132,7 @@ def train(plan: Plan, job: Job, folder: Path, stop_after: int | None = None, thr
     readable = [picture for picture in plan.data.pictures if picture.key in crops]
     train_on = readable if job.split is None else [p for p in readable if p.individual in job.split.train]
     validation = [] if job.split is None else [p for p in readable if p.individual in job.split.validation]
+    start_heads(network, start, job.backbone, store.models, [crops[p.key] for p in train_on], spec, device)
     own = folder / job.name
     own.mkdir(parents=True, exist_ok=True)
     log = read_log(own)

@@ -75,6 +75,7 @@ def test_a_run_from_dataset_to_gate(site: Site, instance: dg.DagsterInstance) ->
     assert (dataset["individuals"], dataset["dagster/row_count"]) == (24, 72)
     assert str(dataset["digest"]).startswith(str(model["dataset_digest"]))
     assert model["recipe"] == recipe
+    assert (model["pictures"], model["unreadable_pictures"]) == (72, 0)
     embedded = metadata_of(result, "finetuned_embeddings")
     assert (embedded["detections_embedded"], embedded["embedded_by_fold_models"]) == (72, 2 * 72)
     assert "| started from |" in str(embedded["compared"])
@@ -88,6 +89,8 @@ def test_a_run_from_dataset_to_gate(site: Site, instance: dg.DagsterInstance) ->
     assert stored[-1].candidate_id == embedded["candidate"] == 2
     assert query(site, "SELECT id FROM releases WHERE live")[0].id == 1
     assert not checks_of(result)["there_is_enough_to_learn_from"], "for two folds there is, for the usual five not"
+    said = {item.check_name: item.description for item in result.get_asset_check_evaluations()}
+    assert str(said["there_is_enough_to_learn_from"]).startswith("under the default settings (5 folds): too little")
 
 
 def test_a_wrong_setting_is_refused_before_anything_runs(site: Site, instance: dg.DagsterInstance) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
-from deer_reid_pipeline.steps import training
+from deer_reid_pipeline.steps import embeddings, training
 from deer_reid_pipeline.steps.finetuned import (
     embed_finetuned,
     embed_judges,
@@ -28,13 +28,16 @@ from deer_reid_pipeline.steps.training import dataset_facts, note_training, trai
 from deer_reid_pipeline.steps.truth import load_truth
 from deer_reid_pipeline.steps.validation import validate
 from deer_reid_pipeline.store.recipes import fold_recipes, training_of
+from deer_reid_pipeline.store.reports import TRAINING, add_report
 from deer_reid_pipeline.training.crop_cache import DATA, open_cache
 from deer_reid_pipeline.training.errors import TrainingError
+from deer_reid_pipeline.training.left_out import LEFT_OUT, read_left_out, write_left_out
 from deer_reid_pipeline.training.outcome import Outcome
 from deer_reid_pipeline.training.plan import Plan, read_plan
 from deer_reid_pipeline.training.runs import Tell, run_jobs
 from deer_reid_pipeline.training.worker import Result, read_log, read_result
 from deer_reid_pipeline_tests.coats import SHORT, Homes, drop_of_coats, trained_id
+from deer_reid_pipeline_tests.finetuned import finetuned
 from deer_reid_pipeline_tests.sites import query, run_all, run_sql
 
 
@@ -86,9 +89,56 @@ def test_three_animals_are_refused_and_nothing_is_left(site: Site, tmp_path: Pat
     assert not query(site, "SELECT id FROM recipes WHERE training IS NOT NULL")
 
 
-def test_a_run_makes_a_recipe_and_its_judges_and_embeds_the_animals_for_its_judges(
-    fine_tuned: tuple[Site, Outcome],
+def move_away(site: Site, names: str) -> None:
+    """As when somebody moves the pictures of animals (an SQL list), after their crops were lost.
+
+    The pictures themselves, which other tests use too, stay.
+    """
+    shown = f"(SELECT image_id FROM detections WHERE given_individual IN ({names}))"
+    for row in query(
+        site, f"SELECT file FROM detection_crops JOIN detections ON id = detection_id WHERE image_id IN {shown}"
+    ):
+        (site.settings.crops_dir / row.file).unlink()
+    run_sql(site.database.url, f"UPDATE images SET path = path || '.gone' WHERE id IN {shown}")
+    run_sql(site.database.url, f"UPDATE drop_media SET file_path = file_path || '.gone' WHERE image_id IN {shown}")
+
+
+def test_a_herd_whose_pictures_were_moved_away_is_refused_before_anything_is_trained(
+    named: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reached: list[Path] = []
+    said: list[str] = []
+
+    def stopped(plan: Plan, folder: Path, tell: Tell | None = None) -> dict[str, Result]:
+        reached.append(folder)
+        raise TrainingError("stopped")
+
+    monkeypatch.setattr(training, "run_jobs", stopped)
+    run_sql(named.database.url, "UPDATE detections SET viewpoint = NULL WHERE given_individual = 'C20'")
+    move_away(named, "'C00', 'C01'")
+    with pytest.raises(TrainingError, match="stopped"):
+        train_model(named, SHORT, say=said.append)
+    (folder,) = reached
+    lost = {picture.key for picture in training_set(named).pictures if picture.individual in ("C00", "C01")}
+    assert read_left_out(folder) == lost
+    assert "6 of 72 pictures cannot be read any more and are left out" in said
+    assert any(line.startswith("3 of these pictures do not say which flank they show") for line in said)
+    assert "heads: baseline, multiscale start anew" in said
+    (folder / DATA).unlink()
+    move_away(named, ", ".join(f"'C{number:02d}'" for number in range(2, 20)))
+    with pytest.raises(
+        TrainingError, match=r"4 individuals .* in 12 pictures that can be read.* bring back the 60 labelled pictures"
+    ):
+        train_model(named, SHORT)
+    assert reached == [folder]
+    assert not (folder / DATA).exists(), "the next run looks for the pictures again"
+
+
+def test_a_run_makes_a_recipe_and_its_judges_and_embeds_the_animals_for_its_judges(
+    fine_tuned: tuple[Site, Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams: list[int] = []
+    monkeypatch.setattr(embeddings, "settle", lambda _embedder, _folder, _options, crops, _say: streams.append(crops))
     named, outcome = fine_tuned
     recipe = outcome.recipe.id
     with named.database.session() as session:
@@ -98,6 +148,7 @@ def test_a_run_makes_a_recipe_and_its_judges_and_embeds_the_animals_for_its_judg
     assert sorted(training["individuals"]) == sorted(training_set(named).individuals)
     embedded = embed_finetuned(named, recipe)
     assert (embedded.detections, embedded.by_folds) == (72, 2 * 72)
+    assert streams == [72, 72, 72], "one stream a recipe, whoever is shown"
     assert vectors_of(named, recipe) == 3 * 72
     assert {vectors_of(named, key) for key in folds.values()} == {3 * 72}
     truth = load_truth(named, recipe)
@@ -122,6 +173,12 @@ def test_the_candidate_is_judged_by_its_folds_and_has_a_card(fine_tuned: tuple[S
     named, outcome = fine_tuned
     note_training(named, outcome, "run-1")
     assert trained_recipe(named, "run-1") == outcome.recipe.id
+    others = [finetuned(named, 0, {}, f"lite.tuned.v{number}")[0].id for number in range(5)]
+    folder = "reports/training/an-earlier-one"
+    (named.settings.home / folder).mkdir(parents=True)
+    (named.settings.home / folder / "model_card.json").write_text("{}", encoding="ascii")
+    with named.database.session() as session:
+        add_report(session, TRAINING, {"figures": {}}, recipe_id=others[0], folder=folder)
     embed_finetuned(named, outcome.recipe.id)
     proposed = propose_finetuned(named, outcome.recipe.id, run_id="run-1")
     assert [item.what for item in proposed.compared] == ["fine-tuned", "started from"]
@@ -129,6 +186,13 @@ def test_the_candidate_is_judged_by_its_folds_and_has_a_card(fine_tuned: tuple[S
     card = json.loads((proposed.folder / "model_card.json").read_text(encoding="utf-8"))
     assert card["recipe"] == outcome.recipe.id
     assert "C00" not in json.dumps(card)
+    missing = {item["recipe"]: item for item in card["not_compared"]}
+    assert sorted(missing) == sorted(others), "what is not compared is named"
+    assert sorted(item["why"] for item in missing.values()) == [
+        *["72 of these detections cannot be judged under it"] * 3,
+        *["of the earlier recipes only the newest 3 are measured anew"] * 2,
+    ]
+    assert [missing[key]["card"] for key in others] == [f"{folder}/model_card.json", None, None, None, None]
     assert proposed.candidate is not None
     judged = validate(named, candidate=proposed.candidate, control=False)
     assert judged.candidate is not None
@@ -178,7 +242,9 @@ def test_it_goes_on_from_a_fine_tuned_recipe_only_with_something_new(
     run_all(named, drop_of_coats(tmp_path / "later", 24, 1, first=7))
     with pytest.raises(TrainingError, match="use --folds 2, or start anew with --from lite"):
         train_model(named, SHORT.model_copy(update={"folds": 3}), start=outcome.recipe.name)
-    further = train_model(named, SHORT, start=outcome.recipe.name)
+    said: list[str] = []
+    further = train_model(named, SHORT, start=outcome.recipe.name, say=said.append)
+    assert f"heads: baseline, multiscale go on from {outcome.recipe.id}" in said
     assert further.recipe.id != outcome.recipe.id
     assert further.plan.base.id == outcome.recipe.id
     assert further.plan.starts[1].id == outcome.folds[1].id, "a fold goes on from the model that never saw it"
@@ -240,6 +306,7 @@ def test_what_only_an_unfinished_run_needs_is_deleted(fine_tuned: tuple[Site, Ou
     _, outcome = fine_tuned
     assert {path.name for path in outcome.folder.rglob("*") if path.is_file()} == {
         "plan.json",
+        LEFT_OUT,
         "log.json",
         "result.json",
         "stderr.txt",
@@ -338,3 +405,16 @@ def test_compartments_are_those_of_the_folds_for_the_frozen_recipe_too(fine_tune
     frozen = load_truth(named, outcome.plan.base.id).labelled
     assert frozen.compartment is None
     assert np.array_equal(np.sort([str(k) for k in tuned.keys]), np.sort([str(k) for k in frozen.keys]))
+
+
+def test_what_could_not_be_read_is_known_when_the_training_is_done(fine_tuned: tuple[Site, Outcome]) -> None:
+    named, outcome = fine_tuned
+    assert outcome.seen == outcome.plan.data
+    lost = {picture.key for picture in outcome.plan.data.pictures[:7]}
+    write_left_out(outcome.folder, lost)
+    after = outcome_of_recipe(named, outcome.recipe.id)
+    assert after.left_out == lost
+    assert after.seen.counts()["pictures"] == 65
+    (outcome.folder / LEFT_OUT).write_text("[", encoding="ascii")
+    with pytest.raises(TrainingError, match=r"left_out.json cannot be used: .*; delete .* and train again"):
+        outcome_of_recipe(named, outcome.recipe.id)

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deer_reid_pipeline.reid.evaluation.criteria import Finding
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate
-from deer_reid_pipeline.reid.evaluation.gate import Verdict
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.matching import MatchPolicy
@@ -28,7 +26,13 @@ from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.training_report import CARD, CARD_TEXT, PAGE, plots, write_training_report
 from deer_reid_pipeline.steps.training_report import embedding_map as maps
 from deer_reid_pipeline.steps.training_report import page as pages
-from deer_reid_pipeline.steps.training_report.figures import FINE_TUNED, STARTED_FROM, RecipeFigures
+from deer_reid_pipeline.steps.training_report.figures import (
+    FINE_TUNED,
+    STARTED_FROM,
+    Comparison,
+    NotCompared,
+    RecipeFigures,
+)
 from deer_reid_pipeline.training.config import TrainingConfig
 from deer_reid_pipeline.training.dataset import Picture, TrainingSet
 from deer_reid_pipeline.training.outcome import Outcome, outcome_of
@@ -67,11 +71,13 @@ def log(epochs: int, judged: bool) -> list[dict[str, Any]]:
     ]
 
 
-def outcome_with(site: Site, folds: int = FOLDS, logged: bool = True, judged: bool = True) -> Outcome:
+def outcome_with(
+    site: Site, folds: int = FOLDS, logged: bool = True, judged: bool = True, given: TrainingSet | None = None
+) -> Outcome:
     """A finished run in which nothing was trained."""
     plan = Plan(
         config=TrainingConfig(folds=folds, epochs=4, second=True),
-        data=data(),
+        data=given or data(),
         starts={None: site.matcher().recipe, **dict.fromkeys(range(folds), site.matcher().recipe)},
         search_dirs=(),
         models_dir=str(site.settings.models_dir),
@@ -104,14 +110,16 @@ def labelled_herd(compartments: int = FOLDS) -> Labelled:
     )  # fmt: skip
 
 
-def compared(outcome: Outcome) -> list[RecipeFigures]:
+def compared(outcome: Outcome, *left_out: NotCompared) -> Comparison:
     tuned = {"rank1": Estimate(0.26, 0.213, 0.312, 120, 24), "ari": Estimate(0.41, 0.3, 0.52, 72, 24)}
-    return [
-        RecipeFigures(outcome.recipe.id, FINE_TUNED, tuned, 27, 24),
-        RecipeFigures(
-            outcome.plan.base.id, STARTED_FROM, {"rank1": Estimate(0.1, 0.06, 0.15, 120, 24)}, 40, 24
+    before = {"rank1": Estimate(0.1, 0.06, 0.15, 120, 24)}
+    return Comparison(
+        (
+            RecipeFigures(outcome.recipe.id, FINE_TUNED, tuned, 27, 24),
+            RecipeFigures(outcome.plan.base.id, STARTED_FROM, before, 40, 24),
         ),
-    ]  # fmt: skip
+        left_out,
+    )
 
 
 def words(page: str) -> str:
@@ -130,9 +138,8 @@ def read(folder: Path) -> tuple[dict[str, Any], str, str]:
 
 def test_card_text_and_page_say_the_same_of_a_cross_validated_model(site: Site) -> None:
     outcome = outcome_with(site)
-    verdict = Verdict("FAIL", (Finding("improvement", False, "mAP did not rise."),))
     labelled = labelled_herd()
-    folder = write_training_report(site, outcome, compared(outcome), labelled, FITTED, verdict, MADE_AT)
+    folder = write_training_report(site, outcome, compared(outcome), labelled, FITTED, MADE_AT)
     assert folder.parent == site.settings.home / "reports" / "training"
     assert folder.name == f"20261122T050413Z-{outcome.recipe.id}"
     assert sorted(path.name for path in folder.iterdir()) == [CARD, CARD_TEXT, PAGE]
@@ -144,13 +151,15 @@ def test_card_text_and_page_say_the_same_of_a_cross_validated_model(site: Site) 
         assert "0.41 (0.30 to 0.52)" in report
         assert "27 of 24" in report
         assert "not measured" in report  # ari of the recipe that it started from
-        assert "FAIL" in report
+        assert f"the newest folder reports/validation/TIME-{outcome.recipe.id}" in report
+        assert "Not in this table" not in report
+        assert "could not be read" not in report
+        assert "which flank they show" not in report
         assert "were put into 2 groups" in report
         assert "ImageNet weights of efficientnet_lite0" in report
         assert "such as nyala, do not show" in report
         assert outcome.plan.data.digest in report
     assert page.isascii()
-    assert "Improvement: mAP did not rise." in said
     assert "left 96 24 48 24" in said
     assert "right 48 24 24 0" in said
     assert "without fold 1, efficientnet_lite2 (second) 4 3 30.0 %" in said
@@ -176,7 +185,7 @@ def test_no_individual_is_named_in_the_card(site: Site) -> None:
 
 def test_every_weight_file_is_listed_with_its_hash(site: Site) -> None:
     outcome = outcome_with(site)
-    card, _, page = read(write_training_report(site, outcome, [], labelled_herd(), FITTED))
+    card, _, page = read(write_training_report(site, outcome, Comparison(), labelled_herd(), FITTED))
     made = [outcome.recipe, *outcome.folds.values()]
     wanted = {backbone.weights.sha256 for recipe in made for backbone in recipe.backbones.values()}
     wanted |= {branch.projection.sha256 for recipe in made for branch in recipe.branches.values()}
@@ -213,16 +222,16 @@ def test_pictures_that_cannot_be_read_leave_a_pair_without_pictures(site: Site) 
     assert all(fold[pair.left.name] == fold[pair.right.name] for pair in alike)  # one model's vectors
     assert all(pair.left.name != pair.right.name for pair in alike)
     assert all(pair.left.name == pair.right.name for pair in unlike)
-    _, _, page = read(write_training_report(site, outcome, [], labelled, FITTED))
+    _, _, page = read(write_training_report(site, outcome, Comparison(), labelled, FITTED))
     assert page.count("this detection is no longer in the database") == 4 * pages.PAIRS
 
 
 def test_a_run_without_any_figure_says_so(site: Site) -> None:
     outcome = outcome_with(site, logged=False)
     nothing = labelled_herd().rows(np.zeros(6 * len(NAMES), dtype=bool))
-    card, text, page = read(write_training_report(site, outcome, [], nothing, FITTED))
+    card, text, page = read(write_training_report(site, outcome, Comparison(), nothing, FITTED))
     assert card["figures"] == []
-    assert card["verdict"] is None
+    assert card["not_compared"] == []
     assert svgs(page) == []
     for report in (text, words(page)):
         assert "Nothing was measured" in report
@@ -284,3 +293,49 @@ def test_a_figure_is_written_with_its_interval(estimate: Estimate | None, unit: 
 def test_a_figure_that_nobody_can_explain_is_refused() -> None:
     with pytest.raises(ValueError, match="magic"):
         RecipeFigures("r", FINE_TUNED, {"magic": Estimate(1, 1, 1, 1, 1)}, 1, 1)
+
+
+def test_a_recipe_that_is_not_compared_is_named_with_its_own_card(site: Site) -> None:
+    outcome = outcome_with(site)
+    missing = (
+        NotCompared("mobile.tuned-1", "only the newest 3 are measured anew", "reports/training/x/model_card.json"),
+        NotCompared("mobile.tuned-0", "12 of these detections cannot be judged under it", None),
+    )
+    card, text, page = read(
+        write_training_report(site, outcome, compared(outcome, *missing), labelled_herd(), FITTED)
+    )  # fmt: skip
+    assert card["not_compared"][0]["card"] == "reports/training/x/model_card.json"
+    assert [item["recipe"] for item in card["not_compared"]] == ["mobile.tuned-1", "mobile.tuned-0"]
+    for report in (text, words(page)):
+        assert "Not in this table: 2 recipes." in report
+        assert "its own figures are in reports/training/x/model_card.json" in report
+        assert "cannot be judged under it; it has no model card" in report
+
+
+def test_the_card_counts_what_was_seen_and_what_was_labelled(site: Site) -> None:
+    made = outcome_with(site)
+    lost = frozenset(p.key for p in data().pictures if p.individual == NAMES[0] or p.key.endswith("-2-1"))
+    outcome = replace(made, left_out=lost)
+    card, text, page = read(write_training_report(site, outcome, compared(outcome), labelled_herd(), FITTED))
+    facts = card["trained_on"]
+    assert (facts["labelled"]["pictures"], facts["unreadable_pictures"]) == (144, 29)
+    assert (facts["trained_on"]["pictures"], facts["trained_on"]["individuals"]) == (115, 23)
+    assert facts["dataset_digest"] == made.plan.data.digest
+    assert facts["seen_digest"] == data().without(lost).digest != made.plan.data.digest
+    assert sum(fold["individuals_judged"] for fold in card["folds"]) == 23
+    for report in (text, words(page)):
+        assert "Of 144 labelled pictures 29 could not be read" in report
+        assert f"Digest of the data: {facts['seen_digest']}" in report
+        assert f"Digest of all of them: {facts['dataset_digest']}" in report
+    record = outcome.record()
+    assert (record["dataset_digest"], record["seen_digest"]) == (facts["dataset_digest"], facts["seen_digest"])
+    assert record["counts"]["pictures"] == 115
+
+
+def test_pictures_of_an_unknown_flank_are_counted(site: Site) -> None:
+    some = TrainingSet(tuple(replace(p, flank="" if p.flank == "right" else p.flank) for p in data().pictures))
+    outcome = outcome_with(site, given=some)
+    card, text, page = read(write_training_report(site, outcome, compared(outcome), labelled_herd(), FITTED))
+    assert card["trained_on"]["by_flank"]["unknown"]["pictures"] == 48
+    for report in (text, words(page)):
+        assert "48 of these pictures do not say which flank they show" in report

@@ -75,6 +75,7 @@ def test_counts_tell_classes_from_individuals() -> None:
     assert (counts["individuals"], counts["returning_individuals"]) == (2, 1)
     assert (counts["classes"], counts["returning_classes"]) == (3, 1)
     assert (counts["pictures_left"], counts["pictures_right"], counts["pictures_unknown_flank"]) == (2, 1, 1)
+    assert data.of(frozenset()).counts()["pictures_unknown_flank"] == 0, "said also where there are none"
 
 
 def test_three_labelled_animals_are_too_few() -> None:
@@ -98,3 +99,16 @@ def test_a_fold_without_animals_to_judge_by_is_refused() -> None:
 def test_enough_is_enough() -> None:
     data = herd(60)
     refuse_too_little(data, folds_of(data.individuals, 5))
+
+
+def test_what_cannot_be_read_is_no_part_of_what_is_enough() -> None:
+    data = herd(60)
+    splits = folds_of(data.individuals, 5)
+    lost = frozenset(p.key for p in data.pictures if p.individual in splits[2].validation)
+    with pytest.raises(TrainingError, match=rf"validate on in fold 2.* bring back the {len(lost)} labelled pictures"):
+        refuse_too_little(data.without(lost), splits, len(lost))
+    most = frozenset(p.key for p in data.pictures[: int(0.9 * len(data.pictures))])
+    with pytest.raises(TrainingError, match=r"in 18 pictures that can be read.* bring back the 162 labelled pictures"):
+        refuse_too_little(data.without(most), splits, len(most))
+    among = splits[2].among(data.without(lost).individuals)
+    assert (among.validation, among.train, among.test) == (frozenset(), splits[2].train, splits[2].test)

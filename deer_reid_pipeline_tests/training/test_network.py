@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from deer_reid_pipeline.training.config import TrainingConfig
+from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.network import EmbeddingNetwork, layers_of
 from deer_reid_pipeline.training.shape import branches_of, last_stride, layout, store_network, tuned_recipe, views_of
 from deer_reid_pipeline.training.trainer import embed
 from deer_reid_pipeline.vision.backbones import build_network, load_backbone
 from deer_reid_pipeline.vision.catalog import build_recipe
 from deer_reid_pipeline.vision.embedder import Embedder
+from deer_reid_pipeline.vision.model_files import ModelFiles
 from deer_reid_pipeline.vision.recipe import CHANNELS, Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 from deer_reid_pipeline_tests.coats import striped
@@ -79,6 +83,21 @@ def test_a_recipe_of_other_weights_or_another_stride_has_another_id(store: Weigh
         made.heads["baseline"].linear.weight += 1e-3
     other = {"main": store_network(store.models, made, base, "main")}
     assert recipe.id != tuned_recipe(base, other, SMALL, "0" * 64, "0" * 12).id
+
+
+@pytest.mark.parametrize("part", ["network", "multiscale"])
+def test_a_network_that_is_not_finite_is_not_stored(
+    store: WeightStore, base: Recipe, tmp_path: Path, part: str
+) -> None:
+    made = network_of(base, "main", store, SMALL)
+    spoilt = next(made.network.parameters()) if part == "network" else made.heads[part].linear.weight
+    with torch.no_grad():
+        spoilt.view(-1)[7] = float("inf")
+    with pytest.raises(
+        TrainingError, match=f"the trained {part} has values that are not finite .* lower learning_rate"
+    ):
+        store_network(ModelFiles(tmp_path), made, base, "main")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_frozen_layers_do_not_move_and_statistics_stay(store: WeightStore, base: Recipe) -> None:

@@ -32,12 +32,12 @@ def test_a_mirrored_picture_is_of_another_class() -> None:
         for item in batch:
             labels.setdefault((PICTURES[item.index].individual, item.mirrored), set()).add(item.label)
     assert all(len(found) == 1 for found in labels.values())
-    assert len(set.union(*labels.values())) == each.classes == 2 * 42
+    assert len(set.union(*labels.values())) == len(each.classes) == 2 * 42
 
 
 def test_without_mirroring_there_is_none() -> None:
     each = sampler(mirrored=False)
-    assert each.classes == 42
+    assert len(each.classes) == 42
     assert not any(item.mirrored for batch in each.epoch(1, 20) for item in batch)
 
 
@@ -55,3 +55,15 @@ def test_a_thousand_pictures_do_not_crowd_out_the_rest_and_a_single_one_is_shown
     assert shown["single"] > 0
     assert min(usual) > 0
     assert all(len(batch) == 32 for batch in sampler().epoch(1, 5))
+
+
+def test_classes_say_whose_they_are_and_where_nobody_said_the_flank() -> None:
+    seen = [Picture("a", "x", "left", "1"), Picture("b", "x", "", "2"), Picture("c", "y", "right", "3")]
+    each = EncounterSampler(seen, classes=2, pictures_per_class=2, mirrored=True, seed=1)
+    items = [item for batch in each.epoch(1, 40) for item in batch]
+    for item in items:
+        picture = seen[item.index]
+        assert bool(each.classes.flank_unknown[item.label]) == (picture.flank == "")
+    animal = {(seen[item.index].individual, item.mirrored): int(each.classes.animal[item.label]) for item in items}
+    assert sorted(animal.values()) == [0, 1, 2, 3], "mirrored, an animal is another one"
+    assert len(each.classes) == 6

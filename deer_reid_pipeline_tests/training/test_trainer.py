@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from deer_reid_pipeline.training.config import TrainingConfig
 from deer_reid_pipeline.training.crop_cache import CropCache
 from deer_reid_pipeline.training.dataset import TrainingSet
 from deer_reid_pipeline.training.errors import TrainingError
-from deer_reid_pipeline.training.plan import CHECKPOINT
+from deer_reid_pipeline.training.plan import BEST, CHECKPOINT
 from deer_reid_pipeline.training.scoring import labelled_of, ranking
 from deer_reid_pipeline.training.trainer import Epoch, Trainer
 from deer_reid_pipeline.vision.recipe import Recipe
@@ -146,6 +149,69 @@ def test_a_loss_that_is_not_finite_stops_it_with_a_reason(making: Making, tmp_pa
         trainer._network.heads["multiscale"].linear.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"the loss is nan in step 1 .* lower learning_rate than 1"):
         trainer.run()
+
+
+def test_a_gradient_that_is_not_finite_in_the_last_step_leaves_no_model(making: Making, tmp_path: Path) -> None:
+    trainer = making.trainer(tmp_path, validated=False, stop_after=1)
+    backward, last = trainer._backward, trainer._batches
+    losses: list[float] = []
+
+    def spoilt(*given: torch.Tensor) -> float:
+        losses.append(backward(*given))
+        if len(losses) == last:
+            trainer._network.heads["multiscale"].linear.weight.grad.fill_(float("nan"))
+        return losses[-1]
+
+    trainer._backward = spoilt  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=rf"the gradient is nan in step {last} .* lower learning_rate than"):
+        trainer.run()
+    assert all(map(math.isfinite, losses))
+    assert not (tmp_path / BEST).exists()
+
+
+def test_little_memory_makes_portions_of_training_and_validation(making: Making, tmp_path: Path) -> None:
+    expected = weights(making.trainer(tmp_path / "portions", stop_after=1, micro_batch=3))
+    tight = making.trainer(tmp_path / "tight", stop_after=1)
+    held: list[int] = []
+    for network in (tight._network, tight._average):
+
+        def pooled(x: torch.Tensor, plain: Callable[..., object] = network.pooled) -> object:
+            if len(x) > 5:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            held.append(len(x))
+            return plain(x)
+
+        network.pooled = pooled  # type: ignore[assignment]
+    found = weights(tight)
+    assert tight._done.micro_batch == 3
+    assert set(held) == {3, 4}, "12 pictures are trained on in threes, 16 are validated in fours"
+    assert same(expected, found)
+
+
+def test_memory_that_holds_no_two_pictures_is_the_callers_error(making: Making, tmp_path: Path) -> None:
+    trainer = making.trainer(tmp_path)
+
+    def full(x: torch.Tensor) -> object:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    trainer._network.pooled = full  # type: ignore[assignment]
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        trainer.run()
+
+
+def test_what_torch_cannot_repeat_is_told_with_the_epoch(making: Making, tmp_path: Path) -> None:
+    trainer = making.trainer(tmp_path, stop_after=1)
+    backward, seen = trainer._backward, []
+
+    def warned(*given: torch.Tensor) -> float:
+        warnings.warn("x does not have a deterministic implementation. You can file an issue", stacklevel=1)
+        return backward(*given)
+
+    trainer._backward = warned  # type: ignore[method-assign]
+    trainer.run(seen.append)
+    assert [epoch.unrepeatable for epoch in seen] == [("x does not have a deterministic implementation",)]
+    making.trainer(tmp_path / "other", stop_after=1).run(seen.append)
+    assert seen[-1].unrepeatable == ()
 
 
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(

@@ -5,9 +5,10 @@ from typing import Any
 import dagster as dg
 
 from deer_reid_pipeline.defs.evaluation.tables import comparison_table
+from deer_reid_pipeline.defs.launchpad import config_of, defaults
 from deer_reid_pipeline.defs.metadata import columns, picture
 from deer_reid_pipeline.defs.resources import SiteResource
-from deer_reid_pipeline.defs.training.config import TrainingSettings, config_of, defaults
+from deer_reid_pipeline.defs.training.config import TrainingSettings
 from deer_reid_pipeline.defs.training.watching import EpochEvents
 from deer_reid_pipeline.steps.finetuned import embed_finetuned, propose_finetuned, trained_recipe
 from deer_reid_pipeline.steps.training import dataset_facts, note_training, train_model
@@ -27,13 +28,15 @@ WARN = dg.AssetCheckSeverity.WARN
         dg.AssetCheckSpec(
             "there_is_enough_to_learn_from",
             asset="triplet_dataset",
-            description="Every fold has named animals to train on, to validate on and to be judged by.",
+            description="Under the default settings, every fold has named animals to train on, to validate on and to "
+            "be judged by.",
         )
     ],
 )
 def triplet_dataset(site: SiteResource) -> dg.MaterializeResult:
     """One row: a detection whose individual a person gave. Individuals fall into parts by a hash of their name."""
-    facts = dataset_facts(site.site, TrainingConfig())
+    config = TrainingConfig()
+    facts = dataset_facts(site.site, config)
     table = dg.MetadataValue.table(
         records=[dg.TableRecord({"part": part, **counts}) for part, counts in facts.parts.items()],
         schema=dg.TableSchema(
@@ -56,8 +59,8 @@ def triplet_dataset(site: SiteResource) -> dg.MaterializeResult:
                 check_name="there_is_enough_to_learn_from",
                 passed=facts.too_little is None,
                 severity=WARN,
-                description=facts.too_little
-                or "every fold has animals to train on, to validate on and to be judged by",
+                description=f"under the default settings ({config.folds} folds): "
+                + (facts.too_little or "every fold has animals to train on, to validate on and to be judged by"),
             )
         ],
     )
@@ -79,7 +82,7 @@ def finetuned_model(
     settings: Any = config
     outcome = train_model(
         site.site,
-        config_of(settings),
+        config_of(TrainingConfig, settings),
         start=settings.start,
         say=context.log.info,
         watch=EpochEvents(context, context.asset_key).tell,
@@ -91,6 +94,8 @@ def finetuned_model(
             "started_from": outcome.plan.base.id,
             "fold_recipes": [recipe.id for recipe in outcome.folds.values()],
             "dataset_digest": outcome.plan.data.digest[:16],
+            "pictures": len(outcome.seen.pictures),
+            "unreadable_pictures": len(outcome.left_out),
             "epochs": outcome.epochs,
             "training_seconds": outcome.seconds,
             "best_epochs": {name: result.epoch for name, result in outcome.results.items()},
@@ -171,7 +176,7 @@ training_job = dg.define_asset_job(
     # Spelt out, so that the launchpad opens with everything that can be changed.
     config={
         "ops": {
-            "finetuned_model": {"config": {"start": "", **defaults()}},
+            "finetuned_model": {"config": {"start": "", **defaults(TrainingConfig)}},
             "embedding_release": {"config": {"promote": False}},
         }
     },

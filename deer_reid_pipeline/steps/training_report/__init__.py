@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deer_reid_pipeline.reid.evaluation.gate import Verdict
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.steps.report.writer import dated_name, write_folder
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.training_report.card import model_card
 from deer_reid_pipeline.steps.training_report.card_text import card_text
-from deer_reid_pipeline.steps.training_report.figures import RecipeFigures
+from deer_reid_pipeline.steps.training_report.figures import Comparison, RecipeFigures
 from deer_reid_pipeline.steps.training_report.page import draw_plots, hardest_pairs, render
 
 if TYPE_CHECKING:
@@ -29,10 +27,9 @@ CARD, CARD_TEXT, PAGE = "model_card.json", "model_card.md", "report.html"
 def write_training_report(
     site: Site,
     outcome: Outcome,
-    compared: Sequence[RecipeFigures],
+    compared: Comparison,
     labelled: Labelled,
     fitted: FittedPolicy,
-    verdict: Verdict | None = None,
     made_at: datetime | None = None,
 ) -> Path:
     """Write a fine-tuning's report into a new folder under the home, `reports/training/<UTC time>-<recipe>/`.
@@ -41,11 +38,9 @@ def write_training_report(
     its pictures.
 
     Args:
-        compared: the fine-tuned recipe and others, all on the same individuals that no judged model was trained on;
-            empty where nothing was judged.
+        compared: the fine-tuned recipe and others, all on the same individuals that no judged model was trained on.
         labelled: those individuals, with the vectors of the models that judge them.
         fitted: the policy whose similarity the hardest pairs are found by.
-        verdict: of the validation, where there was one.
         made_at: UTC; None: now.
 
     Returns:
@@ -55,9 +50,9 @@ def write_training_report(
         DeerReidError: the disk is full or the folder cannot be written; no half report is left.
     """
     made_at = made_at or datetime.now(UTC)
-    card = model_card(outcome, compared, verdict, made_at, site.settings.models_dir)
+    card = model_card(outcome, compared, made_at, site.settings.models_dir)
     plots = draw_plots(outcome, labelled)
-    page = render(card, compared, verdict, plots, hardest_pairs(site, labelled, fitted), outcome)
+    page = render(card, compared, plots, hardest_pairs(site, labelled, fitted), outcome)
     return write_folder(
         site.settings.home / "reports" / "training",
         dated_name(made_at, outcome.recipe.id),

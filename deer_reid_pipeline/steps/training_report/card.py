@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deer_reid_pipeline import __version__
-from deer_reid_pipeline.reid.evaluation.gate import Verdict
 from deer_reid_pipeline.steps.report.catalogue import MEANINGS
 from deer_reid_pipeline.steps.training_report.facts import (
     counts_by_flank,
@@ -17,19 +16,18 @@ from deer_reid_pipeline.steps.training_report.facts import (
     trainings,
     weight_files,
 )
-from deer_reid_pipeline.steps.training_report.figures import RecipeFigures, measured_names
-from deer_reid_pipeline.steps.training_report.words import LIMITS, USES, licence, protocol
+from deer_reid_pipeline.steps.training_report.figures import Comparison, measured_names
+from deer_reid_pipeline.steps.training_report.words import LIMITS, USES, licence, protocol, unrepeatable, validation
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.training.outcome import Outcome
 
-FORMAT = 1
+FORMAT = 2
 
 
 def model_card(
     outcome: Outcome,
-    compared: Sequence[RecipeFigures],
-    verdict: Verdict | None,
+    compared: Comparison,
     made_at: datetime,
     models_dir: Path,
 ) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def model_card(
         models_dir: the model store.
     """
     plan = outcome.plan
-    trained = plan.data.of(trained_individuals(outcome))
+    trained = outcome.seen.of(trained_individuals(outcome))
     done = trainings(outcome)
     return {
         "format_version": FORMAT,
@@ -50,30 +48,26 @@ def model_card(
         "run": plan.id,
         "made_at": made_at.isoformat(timespec="seconds"),
         "program": f"deer-reid-pipeline {__version__}",
-        "verdict": None if verdict is None else _verdict(verdict),
+        "validation": validation(outcome.recipe.id),
         "trained_on": {
             "dataset_digest": plan.data.digest,
             "labelled": plan.data.counts(),
+            "unreadable_pictures": len(outcome.left_out),
+            "seen_digest": outcome.seen.digest,
             "trained_on": trained.counts(),
             "by_flank": counts_by_flank(trained),
         },
         "config": plan.config.model_dump(mode="json"),
         "folds": fold_facts(outcome),
         "protocol": list(protocol(outcome)),
-        "meanings": {name: MEANINGS[name].definition for name in measured_names(compared)},
-        "figures": [item.as_json() for item in compared],
+        "meanings": {name: MEANINGS[name].definition for name in measured_names(compared.figures)},
+        "figures": [item.as_json() for item in compared.figures],
+        "not_compared": [asdict(item) for item in compared.left_out],
         "trainings": done,
         "seconds": round(outcome.seconds, 1),
         "devices": sorted({item["device"] for item in done}),
         "weights": weight_files(outcome, models_dir),
-        "limits": list(LIMITS),
+        "limits": [*LIMITS, *unrepeatable(outcome)],
         "use": list(USES),
         "licence": list(licence(outcome)),
-    }
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "verdict": verdict.verdict,
-        "findings": [{"name": item.name, "ok": item.ok, "text": item.text} for item in verdict.findings],
     }

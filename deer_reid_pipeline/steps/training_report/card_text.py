@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from deer_reid_pipeline.steps.report.assignment import markdown_table
 from deer_reid_pipeline.steps.report.catalogue import MEANINGS
 from deer_reid_pipeline.steps.report.wording import ascii_text, count, with_interval
-from deer_reid_pipeline.steps.training_report.figures import RecipeFigures, measured_names
-from deer_reid_pipeline.steps.training_report.words import OVERLAP
+from deer_reid_pipeline.steps.training_report.figures import Comparison, measured_names
+from deer_reid_pipeline.steps.training_report.words import OVERLAP, gaps, not_compared
 
 
-def card_text(card: Mapping[str, Any], compared: Sequence[RecipeFigures]) -> str:
+def card_text(card: Mapping[str, Any], compared: Comparison) -> str:
     """The card of `card.model_card` as Markdown."""
     counts = card["trained_on"]["trained_on"]
-    verdict = card["verdict"]
     lines = [
         f"# Model card: {card['recipe']}",
         "",
@@ -29,7 +28,8 @@ def card_text(card: Mapping[str, Any], compared: Sequence[RecipeFigures]) -> str
         f"{', '.join(card['devices'])}. It turns the crop of an animal into three vectors, which are compared with "
         "those of other crops.",
         "",
-        *([f"Verdict of the validation: {verdict['verdict']}.", ""] if verdict else []),
+        card["validation"],
+        "",
         "## What it is for",
         "",
         *(f"- {line}" for line in card["use"]),
@@ -39,8 +39,9 @@ def card_text(card: Mapping[str, Any], compared: Sequence[RecipeFigures]) -> str
         f"{count(counts['pictures'], 'picture')} of {count(counts['individuals'], 'animal')} in "
         f"{count(counts['encounters'], 'encounter')}, named by a person; "
         f"{counts['returning_individuals']:,} of them met twice or more from one flank. Digest of the data: "
-        f"{card['trained_on']['dataset_digest']}.",
+        f"{card['trained_on']['seen_digest']}.",
         "",
+        *(line for sentence in gaps(card) for line in (sentence, "")),
         *markdown_table(
             ("Flank", "pictures", "animals", "encounters", "animals met twice or more"),
             [(flank, *each.values()) for flank, each in card["trained_on"]["by_flank"].items()],
@@ -72,7 +73,8 @@ def card_text(card: Mapping[str, Any], compared: Sequence[RecipeFigures]) -> str
     return "".join(ascii_text(line) + "\n" for line in lines)
 
 
-def _figures(compared: Sequence[RecipeFigures]) -> list[str]:
+def _figures(comparison: Comparison) -> list[str]:
+    compared = comparison.figures
     names = measured_names(compared)
     if not names:
         return ["Nothing was measured, so nothing is known of how good it is.", ""]
@@ -93,4 +95,5 @@ def _figures(compared: Sequence[RecipeFigures]) -> list[str]:
                 ("Animals that it makes of them", *(f"{item.made:,} of {item.true:,}" for item in compared)),
             ],
         ),
+        *(line for sentence in not_compared(comparison) for line in (sentence, "")),
     ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def trained_individuals(outcome: Outcome) -> frozenset[str]:
     """Those whose pictures changed the weights of the model that is used."""
-    return frozenset(outcome.plan.data.individuals) if outcome.folds else outcome.plan.splits[0].train
+    return frozenset(outcome.seen.individuals) if outcome.folds else outcome.splits[0].train
 
 
 def counts_by_flank(data: TrainingSet) -> dict[str, dict[str, int]]:
@@ -44,7 +44,7 @@ def fold_facts(outcome: Outcome) -> list[dict[str, Any]]:
             "individuals_for_validation": len(split.validation),
             "individuals_judged": len(split.test),
         }
-        for split in outcome.plan.splits
+        for split in outcome.splits
         if split.fold is not None and split.fold in outcome.folds
     ]
 

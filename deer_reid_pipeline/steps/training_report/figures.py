@@ -48,6 +48,40 @@ class RecipeFigures:
         }
 
 
+@dataclass(frozen=True)
+class NotCompared:
+    """A recipe before a fine-tuned one whose figures are not beside those of it.
+
+    Attributes:
+        recipe: its id.
+        why: in words.
+        card: its own model card, relative to the home; None where there is none.
+    """
+
+    recipe: str
+    why: str
+    card: str | None
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        own = "it has no model card" if self.card is None else f"its own figures are in {self.card}"
+        return f"{self.recipe}: {self.why}; {own}."
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A fine-tuned recipe beside those before it.
+
+    Attributes:
+        figures: its own first; nothing where nobody could be judged.
+        left_out: recipes before it that are not among them.
+    """
+
+    figures: tuple[RecipeFigures, ...] = ()
+    left_out: tuple[NotCompared, ...] = ()
+
+
 def measured_names(compared: Sequence[RecipeFigures]) -> tuple[str, ...]:
     """Metrics that any of them has, the usual ones first."""
     found = {name for item in compared for name in item.figures}

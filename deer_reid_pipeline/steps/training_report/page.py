@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deer_reid_pipeline.reid.evaluation.blocks import fused_blocks
-from deer_reid_pipeline.reid.evaluation.gate import Verdict
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.reid.evaluation.protocol import remembered
 from deer_reid_pipeline.reid.evaluation.verification import verify
@@ -16,14 +15,13 @@ from deer_reid_pipeline.steps.report.catalogue import MEANINGS
 from deer_reid_pipeline.steps.report.content import PAIRS
 from deer_reid_pipeline.steps.report.page import Plot, pair_view
 from deer_reid_pipeline.steps.report.pictures import PicturePair, picture_pairs
-from deer_reid_pipeline.steps.report.sentences import KINDS, finding_title
 from deer_reid_pipeline.steps.report.templates import page_template
 from deer_reid_pipeline.steps.report.wording import SHARE, ascii_text, count, shown, with_interval
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.training_report import embedding_map
-from deer_reid_pipeline.steps.training_report.figures import RecipeFigures, measured_names
+from deer_reid_pipeline.steps.training_report.figures import Comparison, RecipeFigures, measured_names
 from deer_reid_pipeline.steps.training_report.plots import lines_of, loss_curves, validation_curves
-from deer_reid_pipeline.steps.training_report.words import OVERLAP
+from deer_reid_pipeline.steps.training_report.words import OVERLAP, gaps, not_compared
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.training.outcome import Outcome
@@ -31,8 +29,7 @@ if TYPE_CHECKING:
 
 def render(
     card: Mapping[str, Any],
-    compared: Sequence[RecipeFigures],
-    verdict: Verdict | None,
+    comparison: Comparison,
     plots: Sequence[Plot],
     hardest: tuple[Sequence[PicturePair], Sequence[PicturePair]],
     outcome: Outcome,
@@ -44,15 +41,17 @@ def render(
         hardest: pairs of `hardest_pairs`.
     """
     alike, unlike = hardest
+    compared = comparison.figures
     config = outcome.plan.config
     return page_template("page.html.j2", Path(__file__).parent).render(
         card=card,
         counts=card["trained_on"]["trained_on"],
-        verdict=None if verdict is None else _banner(verdict),
         compared=compared,
         rows=_rows(compared),
         judged=count(max((item.true for item in compared), default=0), "animal"),
         overlap=OVERLAP,
+        not_compared=not_compared(comparison),
+        gaps=gaps(card),
         trainings=[
             {
                 **item,
@@ -144,13 +143,3 @@ def _rows(compared: Sequence[RecipeFigures]) -> list[dict[str, Any]]:
         better = "" if meaning.more_is_better else " Less is better."
         rows.append({"title": meaning.title, "means": meaning.means + better, "cells": cells})
     return rows
-
-
-def _banner(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "kind": KINDS[verdict.verdict],
-        "word": verdict.verdict,
-        "sentences": [
-            f"{finding_title(finding.name)}: {finding.text}" for finding in verdict.findings if finding.ok is not True
-        ],
-    }

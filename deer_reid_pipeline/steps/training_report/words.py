@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from deer_reid_pipeline.reid.evaluation.estimates import DRAWS
 from deer_reid_pipeline.steps.report.wording import count
+from deer_reid_pipeline.steps.training_report.figures import Comparison
+from deer_reid_pipeline.training.dataset import UNKNOWN_FLANK
 from deer_reid_pipeline.vision.published import PUBLISHED
 
 if TYPE_CHECKING:
@@ -36,6 +39,40 @@ LIMITS = (
     "A model that was trained on pictures from few places can recognise places; the validation report measures what "
     "it reads from the background alone.",
 )
+
+
+def validation(recipe_id: str) -> str:
+    """Where the verdict is, which is given after the card was written."""
+    return (
+        "Whether it may become live is judged after this card is written, by the validation in the same run and by any "
+        f"later one: the verdict is in the newest folder reports/validation/TIME-{recipe_id} of the home."
+    )
+
+
+def gaps(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """What could not be read when the training began, and pictures of unknown flanks; nothing without either."""
+    facts = card["trained_on"]
+    lost, unknown = facts["unreadable_pictures"], facts["trained_on"][UNKNOWN_FLANK]
+    said = []
+    if lost:
+        said.append(
+            f"Of {count(facts['labelled']['pictures'], 'labelled picture')} {lost:,} could not be read: nothing was "
+            f"learned from them. Digest of all of them: {facts['dataset_digest']}."
+        )
+    if unknown:
+        said.append(
+            f"{unknown:,} of these pictures do not say which flank they show: they were not learned to differ from the "
+            "other pictures of their animal."
+        )
+    return tuple(said)
+
+
+def not_compared(comparison: Comparison) -> tuple[str, ...]:
+    """How many recipes before it stand in no column, each with the reason and its own card; nothing without any."""
+    left_out = comparison.left_out
+    if not left_out:
+        return ()
+    return (f"Not in this table: {count(len(left_out), 'recipe')}.", *(item.sentence for item in left_out))
 
 
 def protocol(outcome: Outcome) -> tuple[str, ...]:
@@ -70,13 +107,25 @@ def _cross_validation(outcome: Outcome) -> tuple[str, ...]:
 
 
 def _one_split(outcome: Outcome) -> tuple[str, ...]:
-    split = outcome.plan.splits[0]
+    split = outcome.splits[0]
     return (
         "The animals were put into three parts by a hash of their name: "
         f"{count(len(split.train), 'animal')} to train on, {len(split.validation)} to decide when to stop, "
         f"{len(split.test)} to judge by. The figures are of those to judge by, and of animals that were named since.",
         "The model that is judged is the one that is used. Few animals stand behind the figures, and those that it was "
         "not trained on taught it nothing; a training with folds judges all animals, and learns from all.",
+    )
+
+
+def unrepeatable(outcome: Outcome) -> tuple[str, ...]:
+    """That another training with the same seed need not give the same weights, where torch has said so."""
+    every = (sentence for log in outcome.logs.values() for epoch in log for sentence in epoch.get("unrepeatable", ()))
+    said = list(dict.fromkeys(every))
+    if not said:
+        return ()
+    return (
+        "Trained once more with the same seed it need not come out the same, because the device has no repeatable way "
+        f"for a part of the training. Torch's words: {'; '.join(said)}.",
     )
 
 
