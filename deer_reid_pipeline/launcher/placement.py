@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deer_reid_pipeline.card_budget import CARD_SHARE
 from deer_reid_pipeline.launcher.cards import Card
 from deer_reid_pipeline.launcher.leases import Lease
-
-DEFAULT_SHARE = 0.75
-"""Part of a card that a run is promised where nobody names a budget."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class NoRoom:
 
 def budget_on(card: Card, vram_mb: int | None) -> int:
     """What a run is promised on a card: `vram_mb`, else three quarters of the card."""
-    return int(card.total_mb * DEFAULT_SHARE) if vram_mb is None else vram_mb
+    return int(card.total_mb * CARD_SHARE) if vram_mb is None else vram_mb
 
 
 def free_for_a_run(card: Card, leases: Sequence[Lease], allocated: Mapping[str, int], reserve_mb: int) -> int:

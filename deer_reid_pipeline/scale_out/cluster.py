@@ -13,12 +13,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deer_reid_pipeline.card_budget import CARD_SHARE
 from deer_reid_pipeline.errors import DeerReidError
 
 MAX_CPUS = 4
 """Cores of one worker at most: more workers of few cores are faster than few workers of many."""
-BUDGET_SHARE = 0.75
-"""Of a card's memory, where DEER_REID_VRAM_MB says nothing; the same as of one machine."""
 REACH_S = 5.0
 """Seconds in which the head of a cluster must answer."""
 LOOK_S = 120.0
@@ -80,7 +79,7 @@ def workers_for(nodes: Sequence[Node], vram_mb: int | None) -> Workers:
         raise ScaleOutError(
             f"DEER_REID_VRAM_MB={vram_mb} is more than the {smallest.card_mb} MiB of the card of node {smallest.name}"
         )
-    share = BUDGET_SHARE if vram_mb is None else vram_mb / smallest.card_mb
+    share = CARD_SHARE if vram_mb is None else vram_mb / smallest.card_mb
     gpus = math.ceil(share / _GPU_STEP - 1e-9) * _GPU_STEP
     a_card = int(1.0 / gpus + 1e-9)
     places = [(node, int(node.gpus) * a_card) for node in with_cards]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import numpy as np
 
@@ -85,17 +85,22 @@ def embed_on_cluster(
     say(f"{len(drawn)} crops go to {workers} on Ray, with {parcel.size / 2**20:.0f} MiB of weights")
     size = max(batch, GPU_BATCH) if workers.gpus else batch
     done = np.zeros(len(drawn), bool)
-    # Ray prints what it has to say about its nodes to standard output, which belongs to results.
-    with contextlib.redirect_stdout(sys.stderr):
+    with _ray_speaks():
         data = _pipeline(drawn, size, workers, ray.put(parcel), options)
-        for part in _results(data):
-            numbers = part["number"]
-            if done[numbers].any() or len(np.unique(numbers)) != len(numbers):
-                raise ScaleOutError("a crop came back from Ray twice: report this as a bug")
-            done[numbers] = True
-            yield _streamed(recipe.id, part, drawn, int(done.sum()))
+    for part in _results(data):
+        numbers = part["number"]
+        if done[numbers].any() or len(np.unique(numbers)) != len(numbers):
+            raise ScaleOutError("a crop came back from Ray twice: report this as a bug")
+        done[numbers] = True
+        yield _streamed(recipe.id, part, drawn, int(done.sum()))
     if not done.all():
         raise ScaleOutError(f"{int((~done).sum())} crops did not come back from Ray: run the command again")
+
+
+def _ray_speaks() -> contextlib.redirect_stdout[TextIO]:
+    """Ray prints what it has to say about its nodes to standard output, which belongs to results; while it works, to
+    standard error."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def _pipeline(
@@ -151,10 +156,12 @@ def _results(data: ray.data.Dataset) -> Iterator[dict[str, np.ndarray[Any, Any]]
     import ray
     from ray.data.exceptions import ExecutionTimeoutError
 
-    parts = iter(data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1))
+    with _ray_speaks():
+        parts = iter(data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1))
     while True:
         try:
-            part = next(parts)
+            with _ray_speaks():
+                part = next(parts)
         except StopIteration:
             return
         except ExecutionTimeoutError as error:

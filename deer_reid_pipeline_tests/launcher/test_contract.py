@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -95,6 +96,19 @@ def test_the_example_in_dagster_yaml_is_a_launcher_once_its_marks_are_removed(tm
     assert (shown["module"], shown["class"]) == (GpuRunLauncher.__module__, "GpuRunLauncher")
     with dagster_instance(tmp_path, **shown["config"]) as instance:
         assert isinstance(instance.run_launcher, GpuRunLauncher)
+
+
+def test_the_threads_of_the_queue_in_the_docs_go_with_the_shipped_limits(tmp_path: Path) -> None:
+    documented = re.search(r"```yaml\n(run_queue:\n.*?)```", (REPO / "docs/launcher.md").read_text("utf-8"), re.DOTALL)
+    assert documented is not None
+    shipped = yaml.safe_load((REPO / "dagster.yaml").read_text(encoding="ascii"))
+    both = {"concurrency": shipped["concurrency"], **yaml.safe_load(documented[1])}
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(both), encoding="ascii")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        coordinator, limits = instance.run_coordinator, instance.get_concurrency_config()
+    assert coordinator.dequeue_use_threads  # type: ignore[attr-defined]
+    assert coordinator.dequeue_num_workers == limits.run_queue_config.max_concurrent_runs  # type: ignore[attr-defined, union-attr]
+    assert limits.pool_config.pool_granularity.value == "run"
 
 
 def test_device_and_budget_follow_the_placement() -> None:

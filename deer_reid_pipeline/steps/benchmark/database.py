@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from deer_reid_pipeline.steps.benchmark.subject import Subject
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.benchmark import exemplar_counts
 from deer_reid_pipeline.store.search import open_gallery
+from deer_reid_pipeline.vision.engine.timing import timed
 
 QUERIES = 200
 MADE_UP_INDIVIDUALS = 165
@@ -62,13 +63,13 @@ def search_times(site: Site, of: Subject, vectors: Mapping[str, FloatArray]) -> 
             source = open_gallery(session, recipe, of.policy)
             decide(queries[0], source.for_query(queries[0]), of.policy)  # the first one stacks the vectors
             opening = time.perf_counter() - start
-            took = [_timed(lambda: decide(query, source.for_query(query), of.policy)) for query in queries]  # noqa: B023
+            took = [timed(lambda: decide(query, source.for_query(query), of.policy)) for query in queries]  # noqa: B023
             return _times(HOME, individuals, exemplars, opening, took)
     gallery = Gallery(made_up_individuals(recipe, list(vectors)))
     start = time.perf_counter()
     decide(queries[0], gallery, of.policy)
     opening = time.perf_counter() - start
-    took = [_timed(lambda: decide(query, gallery, of.policy)) for query in queries]  # noqa: B023
+    took = [timed(lambda: decide(query, gallery, of.policy)) for query in queries]  # noqa: B023
     return _times(MADE_UP, MADE_UP_INDIVIDUALS, MADE_UP_INDIVIDUALS * MADE_UP_EXEMPLARS, opening, took)
 
 
@@ -105,9 +106,3 @@ def _times(gallery: str, individuals: int, exemplars: int, opening: float, took:
         float(np.percentile(times, 95)),
         float(times.max()),
     )
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

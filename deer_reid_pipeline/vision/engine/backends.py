@@ -18,7 +18,8 @@ from deer_reid_pipeline.vision.trunk import Trunk, in_precision
 Runner = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """uint8 [n, h, w, 3] on the device to pooled taps, each float32 [n, features] on the device."""
 
-_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Name of an arithmetic -> torch's type."""
 _OPENVINO_TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -28,12 +29,12 @@ class BackendError(DeerReidError):
 
 def candidates(device: torch.device) -> list[Choice]:
     """What may be faster than float32 as loaded, the quickest to try first. Which is, is measured."""
-    kinds = ["float32", *_fast_types(device)]
+    kinds = ["float32", *fast_types(device)]
     backends = ["torch", "openvino", "compile"] if device.type == "cpu" else ["torch", "compile"]
     return [Choice(backend, kind) for backend in backends for kind in kinds]
 
 
-def _fast_types(device: torch.device) -> list[str]:
+def fast_types(device: torch.device) -> list[str]:
     """Narrow types in which this device computes, rather than only stores."""
     if device.type == "cuda":
         return ["bfloat16", "float16"] if torch.cuda.is_bf16_supported(including_emulation=False) else ["float16"]
@@ -78,7 +79,7 @@ def build_runner(trunk: Trunk, choice: Choice, device: torch.device, batch: int)
         return plain
     if choice.backend == "openvino":
         return _openvino(in_precision(trunk, torch.float32, choice.folded), choice.precision)
-    network = in_precision(trunk, _TYPES[choice.precision], choice.folded).to(device)
+    network = in_precision(trunk, TYPES[choice.precision], choice.folded).to(device)
     if choice.backend == "torch":
         eager: Runner = network
         return eager

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from deer_reid_pipeline.card_budget import CARD_SHARE
+
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
@@ -56,25 +58,22 @@ class BatchLimit:
         return results
 
 
-def largest_batch(bytes_at: Callable[[int], int], budget: int, sizes: tuple[int, ...] = SIZES) -> int:
-    """The largest of `sizes` whose peak memory stays within a budget; sizes are tried upwards and no further than
-    needed.
+def largest_batch(run: Callable[[int], object], sizes: tuple[int, ...] = SIZES) -> int:
+    """The largest of `sizes` that runs; they are tried upwards and no further than needed.
 
     Args:
-        bytes_at: peak bytes of the device at a batch size; may raise torch.cuda.OutOfMemoryError.
-        budget: bytes.
+        run: runs a batch of a size; raises torch.cuda.OutOfMemoryError where it does not fit, or where `limit_memory`
+            does not allow it.
 
     Returns:
-        At least 1: whether one crop runs, the run itself says.
+        0 where not even the first one fits.
     """
-    best = 1
+    best = 0
     for size in sizes:
         try:
-            peak = bytes_at(size)
+            run(size)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-            break
-        if peak > budget:
             break
         best = size
     return best
@@ -84,7 +83,18 @@ def vram_budget(vram_mb: int | None, device: torch.device) -> int:
     """Bytes of a CUDA device that may be used: what was set, else 75 % of the card."""
     if vram_mb is not None:
         return vram_mb * 2**20
-    return int(torch.cuda.get_device_properties(device).total_memory * 0.75)
+    return int(torch.cuda.get_device_properties(device).total_memory * CARD_SHARE)
+
+
+def limit_memory(limit: int, device: torch.device) -> None:
+    """Let torch's allocator hold at most so many bytes of a CUDA device, in this process alone.
+
+    What would need more raises torch.cuda.OutOfMemoryError, and nothing more is taken. What the driver and its
+    libraries take for a process comes on top.
+    """
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
 
 
 def peak_bytes(work: Callable[[int], object], device: torch.device) -> Callable[[int], int]:

@@ -29,6 +29,7 @@ from deer_reid_pipeline.vision.embedder import Embedder
 from deer_reid_pipeline.vision.engine.backends import BackendError, Runner, absent, candidates
 from deer_reid_pipeline.vision.engine.loading import cores
 from deer_reid_pipeline.vision.engine.options import AUTO, PLAIN, Choice, EngineOptions, Plan
+from deer_reid_pipeline.vision.engine.timing import timed
 from deer_reid_pipeline.vision.features import lay_out
 from deer_reid_pipeline.vision.model_files import write_whole
 
@@ -224,7 +225,7 @@ class _Bench:
     def __init__(self, embedder: Embedder, key: str, laid_out: Mapping[Preprocess, NDArray[np.uint8]]) -> None:
         self.embedder, self.key, self.laid_out = embedder, key, laid_out
         self.few = {spec: batch[:_ALONE] for spec, batch in laid_out.items()}
-        self.reference = self._vectors(embedder.runner(key, PLAIN), laid_out)
+        self.reference = plain_vectors(embedder, key, laid_out)
         self.plain_rate: float | None = None
         """Crops a second of float32 as loaded, once it was tried."""
 
@@ -262,7 +263,16 @@ class _Bench:
     def _vectors(
         self, runner: Runner, laid_out: Mapping[Preprocess, NDArray[np.uint8]]
     ) -> dict[str, NDArray[np.float32]]:
-        return self.embedder.vectors_of(self.key, runner, laid_out)
+        """No more crops at once than the embedder's limit; what does not fit is not tried with fewer."""
+        size = self.embedder.limit.crops
+        return _joined(
+            [
+                self.embedder.vectors_of(
+                    self.key, runner, {spec: batch[start : start + size] for spec, batch in laid_out.items()}
+                )
+                for start in range(0, len(next(iter(laid_out.values()))), size)
+            ]
+        )
 
     def _gain_on_few(self, runner: Runner) -> float:
         """How many times as fast as float32 as loaded, on a few crops; again where that looks hopeless, because other
@@ -289,11 +299,25 @@ class _Bench:
         return self.plain_rate * statistics.median(before / took for before, took in pairs)
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that it takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def plain_vectors(
+    embedder: Embedder, key: str, laid_out: Mapping[Preprocess, NDArray[np.uint8]]
+) -> dict[str, NDArray[np.float32]]:
+    """branch -> float32 [n, 512] by float32 as loaded, for the branches of one backbone; more than the embedder's limit
+    run in turns.
+
+    Args:
+        laid_out: uint8 [n, height, width, 3] for each view of the backbone.
+    """
+    runner = embedder.runner(key, PLAIN)
+
+    def part(start: int, end: int) -> dict[str, NDArray[np.float32]]:
+        return embedder.vectors_of(key, runner, {spec: batch[start:end] for spec, batch in laid_out.items()})
+
+    return _joined(embedder.limit.run(len(next(iter(laid_out.values()))), part))
+
+
+def _joined(parts: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def least_cosine(one: Mapping[str, NDArray[np.float32]], other: Mapping[str, NDArray[np.float32]]) -> float:

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder
-from deer_reid_pipeline.vision.engine.batches import vram_budget
+from deer_reid_pipeline.vision.engine.batches import limit_memory, vram_budget
 from deer_reid_pipeline.vision.engine.choosing import LEAST_BATCH_COSINE, least_cosine
 
 Vectors = Mapping[str, NDArray[np.float32]]
 
 MIB = 2**20
+BESIDE_MIB = 512
+"""Of a card, that the driver and its libraries may take for a process on top of the budget: as much as the launcher
+keeps free of each card for them (`reserve_mb`)."""
 _FREE_SHARE = 0.9
 """Of what is free on the card: neighbours may want the rest while this runs."""
 _SHARES = (0.5, 0.25, 0.1)
@@ -41,18 +44,19 @@ class Budget:
 
 
 def claim_budget(vram_mb: int | None, device: torch.device) -> Budget:
-    """The engine's budget on a card, no more than is free; from here on torch refuses to take more in this process."""
+    """The engine's budget on a card, no more than most of what is free; the engine itself keeps to it (`fit_batch`)."""
     free, total = torch.cuda.mem_get_info(device)
-    budget = Budget(min(vram_budget(vram_mb, device), int(free * _FREE_SHARE)), total, free)
-    limit_memory(budget.bytes, device)
-    return budget
+    return Budget(min(vram_budget(vram_mb, device), int(free * _FREE_SHARE)), total, free)
 
 
-def limit_memory(limit: int, device: torch.device) -> None:
-    """Let torch's allocator hold at most so many bytes of a card, in this process alone."""
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+def taken_bytes(budget: Budget, device: torch.device) -> int:
+    """Bytes that are free on the card no more since the budget was claimed.
+
+    As the driver counts them: what torch's allocator holds, what libraries take beside it, and what neighbours took
+    meanwhile.
+    """
+    free, _ = torch.cuda.mem_get_info(device)
+    return budget.free - free
 
 
 @dataclass(frozen=True)

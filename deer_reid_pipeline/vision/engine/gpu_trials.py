@@ -17,10 +17,12 @@ from deer_reid_pipeline.vision.embedder import Embedder
 from deer_reid_pipeline.vision.engine.batches import peak_bytes
 from deer_reid_pipeline.vision.engine.choosing import WANTED_COSINE, least_cosine, measure
 from deer_reid_pipeline.vision.engine.gpu_memory import (
+    BESIDE_MIB,
     MIB,
     Budget,
     OutOfMemoryTrial,
     out_of_memory_trial,
+    taken_bytes,
 )
 from deer_reid_pipeline.vision.engine.loading import Job, cores
 from deer_reid_pipeline.vision.engine.measuring import batches_on_device, finish, forward
@@ -42,12 +44,14 @@ class BatchFigures:
         bare: the networks alone on bytes that lie on the device; None: the engine does not take so many at once.
         engine: JPEG bytes in, vectors out.
         peak_mib: most that torch held of the card meanwhile; None without a card.
+        taken_mib: what was free on the card before the check and was not right afterwards; None without a card.
     """
 
     batch: int
     bare: float | None
     engine: float
     peak_mib: float | None
+    taken_mib: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -125,7 +129,7 @@ def measure_recipe(
     cosine = least_cosine(plain, embedder.embed(crops).vectors)
     rows = []
     for size in sizes:
-        rows.append(_at_batch(embedder, contents, crops, size, largest, seconds))
+        rows.append(_at_batch(embedder, contents, crops, size, largest, seconds, budget))
         say(f"{name}: batch {size}: {rows[-1].engine:.1f} crops/s")
     limits = _limits(embedder, contents, crops, rows, seconds)
     halved = embedder.limit.crops < largest
@@ -158,6 +162,12 @@ def failures_of(
     for row in rows:
         if row.peak_mib is not None and row.peak_mib * MIB > budget.bytes:
             found.append(f"batch {row.batch} took {row.peak_mib:.0f} MiB, more than the budget of {budget.vram_mb} MiB")
+        if row.taken_mib is not None and row.taken_mib > budget.vram_mb + BESIDE_MIB:
+            found.append(
+                f"after batch {row.batch} the card had {row.taken_mib:.0f} MiB less than before, more than the budget "
+                f"of {budget.vram_mb} MiB and {BESIDE_MIB} MiB for the driver: unless a neighbour grew meanwhile, "
+                "something takes memory past torch"
+            )
     if halved:
         found.append("the largest batch that the engine picked was halved later: it was not safe")
     if trial is None:
@@ -168,7 +178,13 @@ def failures_of(
 
 
 def _at_batch(
-    embedder: Embedder, contents: Sequence[bytes], crops: Sequence[Pixels], size: int, largest: int, seconds: float
+    embedder: Embedder,
+    contents: Sequence[bytes],
+    crops: Sequence[Pixels],
+    size: int,
+    largest: int,
+    seconds: float,
+    budget: Budget | None,
 ) -> BatchFigures:
     bare = bare_rate(embedder, crops, size, seconds) if size <= largest else None
     rates: list[float] = []
@@ -176,11 +192,11 @@ def _at_batch(
     def run(batch: int) -> None:
         rates.append(engine_rate(embedder, contents, batch, seconds))
 
-    if embedder.device.type != "cuda":
+    if budget is None:
         run(size)
         return BatchFigures(size, bare, rates[-1], None)
     peak = peak_bytes(run, embedder.device)(size)
-    return BatchFigures(size, bare, rates[-1], peak / MIB)
+    return BatchFigures(size, bare, rates[-1], peak / MIB, taken_bytes(budget, embedder.device) / MIB)
 
 
 def bare_rate(embedder: Embedder, crops: Sequence[Pixels], size: int, seconds: float) -> float:

@@ -24,10 +24,11 @@ from PIL import Image
 from deer_reid_pipeline.vision.crops import CropSpec, cut_crop, decode_crop, open_for_crop
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder, precision
-from deer_reid_pipeline.vision.engine.choosing import circumstances, least_cosine, timed
+from deer_reid_pipeline.vision.engine.batches import BatchLimit
+from deer_reid_pipeline.vision.engine.choosing import circumstances, least_cosine, plain_vectors
 from deer_reid_pipeline.vision.engine.loading import Job, cores, load_crop
-from deer_reid_pipeline.vision.engine.options import PLAIN
 from deer_reid_pipeline.vision.engine.stream import embed_jobs
+from deer_reid_pipeline.vision.engine.timing import timed
 from deer_reid_pipeline.vision.features import lay_out, mean_direction, normalise, pooled_taps
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def measure_speed(
     few = [load_crop(job) for job in evenly(jobs, _COMPARED)]
     cosine = cosine_to_plain(embedder, few)
     plain = PlainLoop(embedder)
-    on_device = batches_on_device(embedder, few, batch)
+    at_once = min(batch, embedder.limit.crops)
+    on_device = batches_on_device(embedder, few, at_once)
     count = len(jobs)
     some = evenly(jobs, loop_crops)
     _run_engine(embedder, jobs[: 2 * batch], batch)
@@ -97,7 +99,7 @@ def measure_speed(
     took: dict[str, list[float]] = {name: [] for name in ("decode", "forward", "engine", "loop")}
     for _ in range(rounds):
         took["decode"].append(timed(lambda: _decode_all(jobs)))
-        took["forward"].append(timed(lambda: _forward_all(embedder, on_device, count, batch)))
+        took["forward"].append(timed(lambda: _forward_all(embedder, on_device, count, at_once)))
         took["engine"].append(timed(lambda: _run_engine(embedder, jobs, batch)))
         took["loop"].append(timed(lambda: [plain.embed(job) for job in some]) * count / len(some))
     floors = [decode + forward for decode, forward in zip(took["decode"], took["forward"], strict=True)]
@@ -160,10 +162,13 @@ def _decode(job: Job[int]) -> int:
 
 
 def _forward_all(embedder: Embedder, on_device: Mapping[Preprocess, torch.Tensor], count: int, batch: int) -> None:
-    """The networks alone, over as many batches as the crops fill; the last one may be a part."""
-    for start in range(0, count, batch):
-        size = min(batch, count - start)
-        forward(embedder, {spec: each[:size] for spec, each in on_device.items()})
+    """The networks alone, over as many batches as the crops fill; the last one may be a part.
+
+    Batches that do not fit beside the plain loop's networks are halved.
+    """
+    BatchLimit(batch).run(
+        count, lambda start, end: forward(embedder, {spec: each[: end - start] for spec, each in on_device.items()})
+    )
     finish(embedder.device)
 
 
@@ -188,7 +193,7 @@ def cosine_to_plain(embedder: Embedder, crops: Sequence[Pixels]) -> float:
     laid_out = {spec: lay_out(crops, spec) for spec in embedder.layouts()}
     plain: dict[str, NDArray[np.float32]] = {}
     for key in embedder.trunks:
-        plain.update(embedder.vectors_of(key, embedder.runner(key, PLAIN), laid_out))
+        plain.update(plain_vectors(embedder, key, laid_out))
     return min(1.0, least_cosine(plain, used))
 
 

@@ -12,9 +12,9 @@ import torch
 
 from deer_reid_pipeline.errors import WeightsError
 from deer_reid_pipeline.vision.decode import Pixels
-from deer_reid_pipeline.vision.embedder import Embedder
+from deer_reid_pipeline.vision.embedder import Embedder, EmbeddingError
 from deer_reid_pipeline.vision.engine.backends import BackendError
-from deer_reid_pipeline.vision.engine.batches import largest_batch, peak_bytes, vram_budget
+from deer_reid_pipeline.vision.engine.batches import largest_batch, limit_memory, vram_budget
 from deer_reid_pipeline.vision.engine.choosing import Decision, keep, kept, measure
 from deer_reid_pipeline.vision.engine.options import PLAIN, EngineOptions
 
@@ -40,7 +40,11 @@ def _drawn_pictures() -> Sequence[Pixels]:
 
 
 def begin(embedder: Embedder, folder: Path, options: EngineOptions) -> None:
-    """At loading: fit the batch to the card, and use what was found here before and is ready at once."""
+    """At loading: keep to the memory budget of the card, and use what was found here before and is ready at once.
+
+    Raises:
+        EmbeddingError: see `fit_batch`.
+    """
     if embedder.device.type == "cuda":
         fit_batch(embedder, options)
     decision = kept(folder, embedder)
@@ -99,12 +103,26 @@ def measure_and_keep(
 
 
 def fit_batch(embedder: Embedder, options: EngineOptions) -> int:
-    """Set the largest batch that stays within the memory budget of the card; returns it."""
+    """Keep to the memory budget of the card in this process from now on, and set the largest batch that it holds.
+
+    Returns:
+        Crops in that batch.
+
+    Raises:
+        EmbeddingError: the budget does not hold the networks and one crop.
+    """
     budget = vram_budget(options.vram_mb, embedder.device)
-    embedder.limit.crops = largest_batch(peak_bytes(whole_batches(embedder), embedder.device), budget)
+    limit_memory(budget, embedder.device)
+    largest = largest_batch(whole_batches(embedder))
+    if not largest:
+        raise EmbeddingError(
+            f"{budget // 2**20} MiB of {embedder.device} do not hold the networks of recipe {embedder.recipe.id} and "
+            "one crop: allow more (DEER_REID_VRAM_MB, or --vram-mb of the GPU check), or set DEER_REID_DEVICE=cpu"
+        )
+    embedder.limit.crops = largest
     torch.cuda.empty_cache()
-    log.info("batches of %d crops stay within %d MiB of the card", embedder.limit.crops, budget // 2**20)
-    return embedder.limit.crops
+    log.info("batches of %d crops stay within %d MiB of the card", largest, budget // 2**20)
+    return largest
 
 
 def whole_batches(embedder: Embedder) -> Callable[[int], None]:

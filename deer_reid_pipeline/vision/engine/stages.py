@@ -19,11 +19,11 @@ import torch
 from deer_reid_pipeline.vision.crops import cut_from, decode_crop, open_for_crop
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder, precision
-from deer_reid_pipeline.vision.engine.batches import SIZES, largest_batch, peak_bytes
-from deer_reid_pipeline.vision.engine.choosing import timed
+from deer_reid_pipeline.vision.engine.batches import largest_batch, limit_memory, peak_bytes
 from deer_reid_pipeline.vision.engine.loading import Job, cores
 from deer_reid_pipeline.vision.engine.measuring import batches_on_device, finish
 from deer_reid_pipeline.vision.engine.settling import whole_batches
+from deer_reid_pipeline.vision.engine.timing import timed
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.vision.recipe import Preprocess
@@ -51,8 +51,8 @@ class MemoryOfBatches:
     """Memory of a CUDA device by batch size, in MiB.
 
     Attributes:
-        peaks: batch -> most that torch held while one batch ran; None: it did not fit.
-        largest: the largest batch that stays within `budget`.
+        peaks: batch -> most that torch held while one batch ran; None: `budget` does not hold it.
+        largest: the largest batch that stays within `budget`; 0 where not even one crop does.
     """
 
     device: str
@@ -104,13 +104,15 @@ def stage_seconds(embedder: Embedder, jobs: Sequence[Job[int]], batch: int) -> d
 
 
 def variant_seconds(embedder: Embedder, crops: Sequence[Pixels], batch: int, rounds: int = 3) -> dict[str, float]:
-    """What of `VARIANTS` -> seconds a crop of its forward passes and projections, in whole batches; the median."""
-    on_device = batches_on_device(embedder, crops, batch)
+    """What of `VARIANTS` -> seconds a crop of its forward passes and projections, in whole batches, which the
+    embedder's limit bounds; the median."""
+    size = min(batch, embedder.limit.crops)
+    on_device = batches_on_device(embedder, crops, size)
     took: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(rounds):
         for name, branches in VARIANTS.items():
             took[name].append(timed(lambda: compute(embedder, on_device, branches)))  # noqa: B023
-    return {name: statistics.median(each) / batch for name, each in took.items()}
+    return {name: statistics.median(each) / size for name, each in took.items()}
 
 
 def batch_seconds(
@@ -153,12 +155,15 @@ def compute(embedder: Embedder, on_device: Mapping[Preprocess, torch.Tensor], br
 def memory_of_batches(embedder: Embedder, budget: int, shown: Sequence[int] = (1, 8, 16, 32)) -> MemoryOfBatches | None:
     """Memory of the device at some batch sizes, and the largest batch within a budget; None without a CUDA device.
 
+    This process is kept to the budget from then on.
+
     Args:
         budget: bytes.
     """
     device = embedder.device
     if device.type != "cuda":
         return None
+    limit_memory(budget, device)
     before = embedder.limit.crops
     measured = peak_bytes(whole_batches(embedder), device)
     peaks: dict[int, float | None] = {}
@@ -168,7 +173,7 @@ def memory_of_batches(embedder: Embedder, budget: int, shown: Sequence[int] = (1
                 peaks[size] = measured(size) / 2**20
             except torch.cuda.OutOfMemoryError:
                 peaks[size] = None
-        largest = largest_batch(measured, budget, SIZES)
+        largest = largest_batch(measured)
     finally:
         embedder.limit.crops = before
         torch.cuda.empty_cache()

@@ -8,10 +8,11 @@ import torch
 
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder
-from deer_reid_pipeline.vision.engine.batches import BatchLimit, largest_batch, vram_budget
+from deer_reid_pipeline.vision.engine.batches import SIZES, BatchLimit, largest_batch, limit_memory, vram_budget
 from deer_reid_pipeline.vision.recipe import BRANCHES, Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 from deer_reid_pipeline_tests.vision.conftest import draw_crops
+from deer_reid_pipeline_tests.vision.engine.card import CountedCard
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so() -> None:
@@ -63,19 +64,18 @@ def test_an_embedder_goes_on_with_smaller_batches(small_recipe: Recipe, small_st
     assert (tight.embed_prepared(prepared).vectors["baseline"] == found["baseline"]).all()
 
 
-def test_the_largest_batch_within_a_budget() -> None:
+@pytest.mark.parametrize(("room", "largest", "asked"), [(20, 16, [1, 2, 4, 8, 16, 32]), (0, 0, [1])])
+def test_the_largest_batch_is_the_last_that_runs(room: int, largest: int, asked: list[int]) -> None:
     tried: list[int] = []
 
-    def bytes_at(size: int) -> int:
+    def run(size: int) -> None:
         tried.append(size)
-        if size > 64:
+        if size > room:
             raise torch.cuda.OutOfMemoryError("no")
-        return 1000 + 10 * size
 
-    assert largest_batch(bytes_at, 1000 + 10 * 20) == 16
-    assert tried == [1, 2, 4, 8, 16, 32], "no further than needed"
-    assert largest_batch(bytes_at, 10**9) == 64, "what does not run is not the largest"
-    assert largest_batch(bytes_at, 1) == 1
+    assert largest_batch(run) == largest
+    assert tried == asked, "no further than needed"
+    assert largest_batch(lambda size: None) == SIZES[-1]
 
 
 def test_the_budget_is_what_was_set_else_three_quarters_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +85,14 @@ def test_the_budget_is_what_was_set_else_three_quarters_of_the_card(monkeypatch:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)
     assert vram_budget(None, torch.device("cuda", 0)) == 12 * 2**30
     assert vram_budget(512, torch.device("cuda", 0)) == 512 * 2**20
+
+
+def test_torch_is_told_the_limit_as_a_share_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, device = CountedCard(monkeypatch), torch.device("cuda", 0)
+    limit_memory(4000 * 2**20, device)
+    assert card.cap == 4000
+    limit_memory(20000 * 2**20, device)
+    assert card.cap == card.total, "torch takes no share above 1"
 
 
 def test_crops_laid_out_elsewhere_give_the_same_vectors(small_recipe: Recipe, small_store: WeightStore) -> None:

@@ -6,23 +6,33 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from deer_reid_pipeline.launcher.options import SCHEMA
 from deer_reid_pipeline.vision.catalog import _DESIGNS, architectures
 from deer_reid_pipeline.vision.embedder import Embedder
-from deer_reid_pipeline.vision.engine import gpu_check, gpu_memory, gpu_shapes, settling
+from deer_reid_pipeline.vision.engine import gpu_check, gpu_memory, gpu_shapes, gpu_trials, settling
+from deer_reid_pipeline.vision.engine.choosing import Decision
 from deer_reid_pipeline.vision.engine.gpu_check import main, table
 from deer_reid_pipeline.vision.engine.gpu_memory import MIB, Budget, OutOfMemoryTrial, judge, out_of_memory_trial
 from deer_reid_pipeline.vision.engine.gpu_shapes import TorchvisionEfficientNetB0, embedder_of, shape_of
-from deer_reid_pipeline.vision.engine.gpu_trials import BatchFigures, bare_rate, engine_rate, failures_of, next_limit
+from deer_reid_pipeline.vision.engine.gpu_trials import (
+    BatchFigures,
+    Limits,
+    bare_rate,
+    engine_rate,
+    failures_of,
+    measure_recipe,
+    next_limit,
+)
 from deer_reid_pipeline.vision.engine.options import EngineOptions
 from deer_reid_pipeline.vision.recipe import CHANNELS, Backbone, Tap
 from deer_reid_pipeline_tests.vision.conftest import draw_crops
+from deer_reid_pipeline_tests.vision.engine.card import CountedCard
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NEEDED = ("torch", "torchvision", "numpy", "PIL")
@@ -212,15 +222,8 @@ def test_a_batch_that_ran_only_in_halves_does_not_count_as_fitting(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return forward(x, layers)
 
-    def peak(work: Callable[[int], object], _: torch.device) -> Callable[[int], int]:
-        def measured(size: int) -> int:
-            work(size)
-            return MIB
-
-        return measured
-
+    CountedCard(monkeypatch)
     monkeypatch.setattr(embedder.trunks["main"].network, "forward_taps", limited)
-    monkeypatch.setattr(settling, "peak_bytes", peak)
     try:
         assert settling.fit_batch(embedder, EngineOptions(vram_mb=100)) == 4
     finally:
@@ -243,6 +246,9 @@ def test_every_check_has_a_failure() -> None:
     assert "cosine nan" in failures_of(float("nan"), rows, False, BUDGET, good)[0]
     over = [*rows, BatchFigures(16, 20.0, 19.0, 1001.0)]
     assert failures_of(1.0, over, False, BUDGET, good) == ["batch 16 took 1001 MiB, more than the budget of 1000 MiB"]
+    beside = [BatchFigures(8, 20.0, 19.0, 1000.0, taken) for taken in (1512.0, 1513.0)]
+    (past,) = failures_of(1.0, beside, False, BUDGET, good)
+    assert past.startswith("after batch 8 the card had 1513 MiB less than before")
     assert "was not safe" in failures_of(1.0, rows, True, BUDGET, good)[0]
     assert "not tried" in failures_of(1.0, rows, False, BUDGET, None)[0]
     assert failures_of(1.0, rows, False, BUDGET, judge(8, 1, MIB, {}, None)) == [
@@ -258,20 +264,49 @@ def test_the_next_limit_is_the_slowest_part() -> None:
     assert next_limit(decode=500.0, copy=None, compute=100.0, network_thread=90.0) == "compute"
 
 
-def test_the_budget_is_no_more_than_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Card:
-        total_memory = 16000 * MIB
-
-    shares: list[float] = []
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: shares.append(share))
-    device = torch.device("cuda", 0)
+def test_the_budget_is_no_more_than_what_is_free_and_is_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, device = CountedCard(monkeypatch), torch.device("cuda", 0)
     for free, asked, expected in ((15000, None, 12000), (10000, None, 9000), (15000, 4000, 4000), (1000, 4000, 900)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free * MIB, 16000 * MIB))
         budget = gpu_memory.claim_budget(asked, device)
         assert budget.vram_mb == expected
-        assert shares[-1] == pytest.approx(expected / 16000), "torch refuses to take more"
+        assert card.cap == card.total, "with a limit of its own the check would not see whether the engine has one"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100 * MIB, 16000 * MIB))
+    assert gpu_memory.taken_bytes(budget, device) == 900 * MIB
+
+
+def test_an_engine_that_does_not_keep_to_the_budget_is_found(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the check sees of a card on which the engine keeps to 124 MiB, and of one on which it does not."""
+    card = CountedCard(monkeypatch)
+    card.a_crop = 12
+    budget = Budget(bytes=124 * MIB, total=card.total * MIB, free=card.total * MIB)
+    forward, contents = embedder.trunks["main"].network.forward_taps, gpu_check.draw_contents(2)
+
+    def counted(x: torch.Tensor, layers: set[str]) -> dict[str, torch.Tensor]:
+        card.hold(len(x))
+        return forward(x, layers)
+
+    monkeypatch.setattr(embedder.trunks["main"].network, "forward_taps", counted)
+    monkeypatch.setattr(gpu_trials, "measure", lambda *given, **named: Decision({}, False, ()))
+    monkeypatch.setattr(gpu_trials, "_limits", lambda *given: Limits(1, 1.0, None, 1.0, 1.0, None, "compute"))
+    monkeypatch.setattr(gpu_trials, "out_of_memory_trial", lambda *given: None)
+
+    def reasons() -> list[str]:
+        found = measure_recipe("small", [], embedder, contents, budget, (4,), 0.0, lambda line: None)
+        return [reason for reason in found.failures if "budget" in reason]
+
+    try:
+        assert reasons() == []
+        monkeypatch.setattr(settling, "limit_memory", lambda limit, device: setattr(card, "cap", 150))
+        assert reasons() == ["small: batch 4 took 148 MiB, more than the budget of 124 MiB"]
+    finally:
+        embedder.limit.crops = 16
+
+
+def test_what_is_left_for_the_driver_is_what_the_launcher_keeps_free() -> None:
+    assert SCHEMA["reserve_mb"].default_value == gpu_memory.BESIDE_MIB
 
 
 def test_the_table_names_card_budget_and_what_was_left_out() -> None:

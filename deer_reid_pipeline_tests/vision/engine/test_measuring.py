@@ -72,3 +72,15 @@ def test_pictures_that_cannot_be_read_are_errors(embedder: Embedder, tmp_path: P
     (tmp_path / "19.jpg").write_bytes(b"no picture")
     with pytest.raises(ImageError):
         measure_speed(embedder, jobs, batch=16, rounds=1, loop_crops=1)
+
+
+def test_no_more_crops_than_the_limit_go_through_at_once(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card the limit is what the memory budget holds, whatever the benchmark's batch is."""
+    network, sizes = embedder.trunks["main"].network, []
+    forward = network.forward_taps
+    monkeypatch.setattr(network, "forward_taps", lambda x, layers: (sizes.append(len(x)), forward(x, layers))[1])
+    embedder.limit.crops = 3
+    measure_speed(embedder, stored(tmp_path, 7), batch=5, rounds=1, loop_crops=1)
+    assert max(sizes) == 3

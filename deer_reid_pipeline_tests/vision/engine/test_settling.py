@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from deer_reid_pipeline.vision.decode import Pixels
-from deer_reid_pipeline.vision.embedder import Embedder
-from deer_reid_pipeline.vision.engine import settling
+from deer_reid_pipeline.vision.embedder import Embedder, EmbeddingError
+from deer_reid_pipeline.vision.engine import choosing, settling
 from deer_reid_pipeline.vision.engine.choosing import Decision, Trial, circumstances, keep, kept
 from deer_reid_pipeline.vision.engine.options import AUTO, PLAIN, Choice, EngineOptions
 from deer_reid_pipeline.vision.engine.settling import begin, fit_batch, settle
@@ -19,6 +18,7 @@ from deer_reid_pipeline.vision.pool import forget_embedders, get_embedder
 from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 from deer_reid_pipeline_tests.vision.conftest import draw_crops, make_small_recipe, save_stand_in
+from deer_reid_pipeline_tests.vision.engine.card import CountedCard
 
 FOLDED = Choice("torch", "float32")
 SLOW_START = Choice("compile", "float32")
@@ -161,19 +161,35 @@ def test_a_folder_that_cannot_be_written_costs_only_the_keeping(
     assert "will be measured again" in caplog.text
 
 
-def test_the_batch_is_fitted_to_the_card(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The card's memory is counted, not real: 100 MiB, and 3 more for every crop at once."""
-    seen: list[int] = []
-
-    def counted(work: object, device: torch.device) -> object:
-        def bytes_at(size: int) -> int:
-            work(size)  # type: ignore[operator]
-            seen.append(embedder.limit.crops)
-            return (100 + 3 * size) * 2**20
-
-        return bytes_at
-
-    monkeypatch.setattr(settling, "peak_bytes", counted)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+def test_the_batch_is_fitted_to_the_card_and_no_trial_takes_more(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = CountedCard(monkeypatch)
+    card.take(embedder, monkeypatch)
     assert fit_batch(embedder, EngineOptions(vram_mb=200)) == embedder.limit.crops == 32
-    assert seen == [1, 2, 4, 8, 16, 32, 64]
+    assert (card.cap, card.most) == (200, 196), "64 crops would have taken 292"
+    card.a_crop = 5000
+    assert fit_batch(embedder, AUTO) == 2
+    assert card.cap == 12000, "three quarters of the card"
+
+
+def test_a_budget_that_holds_no_crop_is_refused(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = CountedCard(monkeypatch)
+    card.take(embedder, monkeypatch)
+    with pytest.raises(EmbeddingError, match=r"^102 MiB of cpu do not hold .* allow more \(DEER_REID_VRAM_MB"):
+        fit_batch(embedder, EngineOptions(vram_mb=102))
+    assert card.most == 0
+
+
+def test_whoever_begins_on_a_card_is_kept_to_the_budget(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the engine does afterwards, torch refuses more: a measurement, and more crops than a batch."""
+    card = CountedCard(monkeypatch)
+    card.take(embedder, monkeypatch, as_device=True)
+    begin(embedder, tmp_path, EngineOptions(vram_mb=108))
+    assert (card.cap, embedder.limit.crops) == (108, 2)
+    monkeypatch.setattr(choosing, "candidates", lambda device: [])
+    settling.measure_and_keep(embedder, tmp_path, False, lambda line: None, lambda: draw_crops(9))
+    assert len(embedder.embed(draw_crops(5)).vectors["baseline"]) == 5
+    assert (embedder.limit.crops, card.most) == (2, 106)

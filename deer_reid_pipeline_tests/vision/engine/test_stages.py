@@ -29,6 +29,7 @@ from deer_reid_pipeline.vision.engine.stages import (
 from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 from deer_reid_pipeline_tests.vision.conftest import draw_crops
+from deer_reid_pipeline_tests.vision.engine.card import CountedCard
 
 
 @pytest.fixture
@@ -87,27 +88,15 @@ def test_without_a_card_nothing_is_said_of_its_memory(embedder: Embedder) -> Non
 def test_the_cards_memory_by_batch_and_the_largest_within_the_budget(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A card is the one thing faked: 100 MiB and 10 a crop, and 300 MiB free."""
-
-    class Card:
-        total_memory = 400 * 2**20
-
-    def measured(size: int) -> int:
-        embedder.limit.crops = size
-        if size > 20:
-            raise torch.cuda.OutOfMemoryError("full")
-        return (100 + 10 * size) * 2**20
-
-    monkeypatch.setattr(stages, "peak_bytes", lambda work, device: measured)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
-    embedder.device = torch.device("cuda", 0)
+    card = CountedCard(monkeypatch)
+    card.take(embedder, monkeypatch, as_device=True)
     before = embedder.limit.crops
-    found = memory_of_batches(embedder, 200 * 2**20)
+    found = memory_of_batches(embedder, 150 * 2**20)
     assert found is not None
-    assert found.peaks == {1: 110, 8: 180, 16: 260, 32: None}
-    assert (found.largest, found.budget, found.total, found.device) == (8, 200, 400, "a card")
+    assert found.peaks == {1: 103, 8: 124, 16: 148, 32: None}
+    assert (found.largest, found.budget, found.total, found.device) == (16, 150, 16000, "a counted card")
     assert embedder.limit.crops == before
+    assert card.most == 148, "what the budget does not hold is not held to find out"
 
 
 def test_a_batch_that_the_embedder_had_to_halve_did_not_fit(
@@ -119,17 +108,12 @@ def test_a_batch_that_the_embedder_had_to_halve_did_not_fit(
         if len(crops) > 8:
             embedder.limit.crops = len(crops) // 2
 
-    class Card:
-        total_memory = 2**30
-
-    monkeypatch.setattr(stages, "peak_bytes", lambda work, device: lambda size: (work(size), 2**20)[1])
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    CountedCard(monkeypatch)
     monkeypatch.setattr(embedder, "embed", embed)
     embedder.device = torch.device("cuda", 0)
     found = memory_of_batches(embedder, 2**29)
     assert found is not None
-    assert found.peaks == {1: 1.0, 8: 1.0, 16: None, 32: None}
+    assert found.peaks == {1: 0, 8: 0, 16: None, 32: None}
     assert found.largest == 8
 
 
