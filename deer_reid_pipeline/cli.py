@@ -20,7 +20,7 @@ from deer_reid_pipeline import __version__
 from deer_reid_pipeline.commands.ab import app as ab_app
 from deer_reid_pipeline.commands.backup import backup, restore
 from deer_reid_pipeline.commands.benchmark import benchmark
-from deer_reid_pipeline.commands.common import RESUME, Json, RecipeName, Verbose, emit, ready_site
+from deer_reid_pipeline.commands.common import RESUME, Json, RecipeName, Verbose, check_port_is_free, emit, ready_site
 from deer_reid_pipeline.commands.evaluation import tune, validate
 from deer_reid_pipeline.commands.handover import export, import_package_command
 from deer_reid_pipeline.commands.monitoring import cameras_app, monitor, review_app
@@ -182,7 +182,7 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the UI.")] = 3000,
 ) -> None:
     """Show the pipeline in Dagster's UI and run its daemon, until Ctrl-C. Whatever ends meanwhile is started again."""
-    from deer_reid_pipeline.defs.in_process import check_port_is_free, close_dead_runs
+    from deer_reid_pipeline.defs.workers import close_dead_runs
 
     console = Console(False)
     check_port_is_free(host, port)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deer_reid_pipeline.commands.common import Json, emit
+from deer_reid_pipeline.commands.common import Json, check_home_is_writable, emit
 from deer_reid_pipeline.errors import BackupError, Interrupted
 from deer_reid_pipeline.terminal import Console, Progress
 
@@ -57,7 +57,7 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Bring a backup back into an empty home, after checking every file of it."""
-    from deer_reid_pipeline.defs.in_process import check_home_is_writable, close_restored_runs
+    from deer_reid_pipeline.defs.workers import close_restored_runs
     from deer_reid_pipeline.settings import load_settings
     from deer_reid_pipeline.steps.restore import restore_site
     from deer_reid_pipeline.store.database import connect

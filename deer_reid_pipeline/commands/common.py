@@ -6,12 +6,16 @@ Imports nothing heavy, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.terminal import Console
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ def emit(as_json: bool, value: dict[str, Any]) -> None:
 
 def ready_site(console: Console) -> Site:
     """Open the installation, making its database and schema where they are missing."""
-    from deer_reid_pipeline.defs.in_process import check_home_is_writable, prepare_instance
+    from deer_reid_pipeline.defs.instance import prepare_instance
     from deer_reid_pipeline.settings import load_settings
     from deer_reid_pipeline.steps.site import Site
     from deer_reid_pipeline.store.database import connect
@@ -58,3 +62,32 @@ def ready_site(console: Console) -> Site:
     prepare_instance(settings, database.dagster_url)
     database.check_revision()
     return Site(settings, database)
+
+
+def check_port_is_free(host: str, port: int) -> None:
+    """Raise a clear error when the UI's address is taken.
+
+    Raises:
+        DeerReidError: another program listens there, or the address is not this machine's.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DeerReidError(f"{host}:{port} cannot be used ({error.strerror}); give another with --port") from error
+
+
+def check_home_is_writable(home: Path) -> None:
+    """Raise a clear error when the home cannot be written to.
+
+    Raises:
+        DeerReidError: the folder cannot be made or written.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / f".write-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise DeerReidError(f"the home {home} cannot be written to: {error.strerror}; set DEER_REID_HOME") from error

@@ -5,7 +5,7 @@ from functools import cached_property
 import dagster as dg
 from pydantic import PrivateAttr
 
-from deer_reid_pipeline.defs.in_process import WORKER_TAG, worker_identity, worker_tag
+from deer_reid_pipeline.defs.workers import WORKER_TAG, worker_identity, worker_tag
 from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.steps.site import Matcher, Site, connect_site
 

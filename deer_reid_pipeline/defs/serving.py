@@ -16,7 +16,6 @@ from typing import Any
 
 import dagster as dg
 
-from deer_reid_pipeline.defs.in_process import dagster_command
 from deer_reid_pipeline.defs.supervisor import Say, Service, Supervisor
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.steps.site import Site
@@ -111,3 +110,8 @@ def forget_future_ticks(instance: dg.DagsterInstance) -> int:
 
 
 _STAMPS = ("last_tick_timestamp", "last_tick_start_timestamp", "last_tick_success_timestamp")
+
+
+def dagster_command(*arguments: str) -> list[str]:
+    """A `dagster` command line that works where no `dagster` is on PATH."""
+    return [sys.executable, "-m", "dagster", *arguments]

@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from deer_reid_pipeline.cli import app
-from deer_reid_pipeline.defs.in_process import WORKER_TAG, close_restored_runs, prepare_instance, worker_tag
+from deer_reid_pipeline.defs.instance import prepare_instance
+from deer_reid_pipeline.defs.workers import WORKER_TAG, close_restored_runs, worker_tag
 from deer_reid_pipeline.settings import Settings, load_settings
 from deer_reid_pipeline.steps.backup import back_up_site
 from deer_reid_pipeline.store.database import connect

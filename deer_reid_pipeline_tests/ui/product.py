@@ -24,7 +24,7 @@ REGISTER = """
 import sys
 from pathlib import Path
 import dagster as dg
-from deer_reid_pipeline.defs.in_process import prepare_instance
+from deer_reid_pipeline.defs.instance import prepare_instance
 from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.steps.drops import register_drop
 from deer_reid_pipeline.steps.site import connect_site

@@ -9,11 +9,11 @@ import dagster as dg
 
 from deer_reid_pipeline.defs.automation import nights
 from deer_reid_pipeline.defs.automation.pruning import prunable, prune_history_job
-from deer_reid_pipeline.defs.in_process import close_dead_runs
 from deer_reid_pipeline.defs.jobs import reembedding_job, tuning_job, validation_job
 from deer_reid_pipeline.defs.monitoring.assets import fp_monitoring_job
 from deer_reid_pipeline.defs.performance.assets import benchmark_job
 from deer_reid_pipeline.defs.resources import SiteResource
+from deer_reid_pipeline.defs.workers import close_dead_runs
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps import nightly
 from deer_reid_pipeline.steps.nightly import Decision

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from deer_reid_pipeline.defs.in_process import close_dead_runs
 from deer_reid_pipeline.defs.jobs import process_drop_job
 from deer_reid_pipeline.defs.partitions import image_drop_partitions
 from deer_reid_pipeline.defs.resources import SiteResource
+from deer_reid_pipeline.defs.workers import close_dead_runs
 from deer_reid_pipeline.errors import DropError
 from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.steps.watch_runs import DropRun, RunState, attempt_of

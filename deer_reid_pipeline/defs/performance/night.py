@@ -9,7 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from deer_reid_pipeline.defs.in_process import RunOutcome, prepare_instance, run_job
+from deer_reid_pipeline.defs.in_process import RunOutcome, run_job
+from deer_reid_pipeline.defs.instance import prepare_instance
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.steps.benchmark.machine import other_work

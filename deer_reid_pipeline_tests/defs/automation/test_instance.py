@@ -10,13 +10,8 @@ import dagster as dg
 import pytest
 
 from deer_reid_pipeline.defs.automation.nights import NIGHT_TAG
-from deer_reid_pipeline.defs.in_process import (
-    SHIPPED_BEFORE,
-    WORKER_TAG,
-    close_dead_runs,
-    prepare_instance,
-    worker_tag,
-)
+from deer_reid_pipeline.defs.instance import SHIPPED_BEFORE, prepare_instance
+from deer_reid_pipeline.defs.workers import WORKER_TAG, close_dead_runs, worker_tag
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.shipped import shipped
 from deer_reid_pipeline_tests.conftest import REPO
@@ -81,7 +76,7 @@ def test_every_run_notes_the_process_that_works_on_it(instance: dg.DagsterInstan
     result = noted_job.execute_in_process(instance=instance, resources={"site": GivenSite()})
     assert result.success
     child = subprocess.Popen(["sleep", "60"])
-    from deer_reid_pipeline.defs.in_process import worker_identity
+    from deer_reid_pipeline.defs.workers import worker_identity
 
     identity = worker_identity(child.pid)
     child.kill()
@@ -117,9 +112,7 @@ def test_an_old_copy_is_replaced_and_a_changed_one_is_left_alone(
     assert target.read_bytes() == changed
     old = b"# as shipped once\n"
     target.write_bytes(old)
-    monkeypatch.setattr(
-        "deer_reid_pipeline.defs.in_process.SHIPPED_BEFORE", frozenset({hashlib.sha256(old).hexdigest()})
-    )
+    monkeypatch.setattr("deer_reid_pipeline.defs.instance.SHIPPED_BEFORE", frozenset({hashlib.sha256(old).hexdigest()}))
     prepare_instance(settings, "postgresql://x/y")
     assert target.read_bytes() == new
     assert sorted(path.name for path in target.parent.iterdir()) == ["dagster.yaml"]

@@ -14,7 +14,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from deer_reid_pipeline.defs.in_process import (
+from deer_reid_pipeline.defs.workers import (
     CODE_SERVER_TAG,
     WORKER_TAG,
     close_dead_runs,
