@@ -15,7 +15,7 @@ from deer_reid_pipeline_tests.e2e.runs import end_serving
 from deer_reid_pipeline_tests.faults.conftest import assert_as_without_fault
 from deer_reid_pipeline_tests.faults.installation import WITHIN_S, Installation
 from deer_reid_pipeline_tests.launcher.conftest import wait_for
-from deer_reid_pipeline_tests.store.clients import kill_server
+from deer_reid_pipeline_tests.store.clients import alive, kill_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -28,7 +28,7 @@ def test_a_service_that_the_run_does_not_need_killed(
         worker = installation.worker_of(run)
         installation.kill(name)
         installation.wait_for_a_look()
-        assert worker.is_running(), "the run was cut off for nothing"
+        assert alive(worker.pid), "the run was cut off for nothing"
     assert installation.wait_until_processed() == ["SUCCESS"]
     assert_as_without_fault(installation, processed)
     assert f"The {name} ended (killed by SIGKILL). It is started again." in installation.log
@@ -112,7 +112,7 @@ def test_everything_stopped_and_started_again(installation: Installation, drop: 
     with installation.in_the_middle(drop) as run:
         worker = installation.worker_of(run)
         installation.stop_serving()
-        assert not worker.is_running(), "a run outlives the product"
+        assert not alive(worker.pid), "a run outlives the product"
     installation.start_serving()
     assert installation.wait_until_processed() == ["FAILURE", "SUCCESS"]
     assert_as_without_fault(installation, processed)
