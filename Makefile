@@ -38,11 +38,13 @@ install: $(STAMP) ## Set up .venv
 run: $(STAMP) ## Identify the deer in PICTURES=folder (default: a synthetic herd)
 ifneq ($(strip $(PICTURES)),)
 	@$(HOMES) $(BIN)/deer-reid process "$(PICTURES)" --fallback lite
+	@echo "Next: 'make serve' to walk the lineage in the UI, '$(BIN)/deer-reid --help' for the rest."
 else
 	@$(BIN)/deer-reid sample $(SAMPLE_HOME)/herd
 	@$(SAMPLE_HOMES) $(BIN)/deer-reid process $(SAMPLE_HOME)/herd --fallback lite --output $(SAMPLE_HOME)/who-was-seen.csv
-endif
 	@echo "Next: 'make run PICTURES=your/folder' for your own pictures, 'make serve' to walk the lineage in the UI."
+	@echo "The sample has a home of its own; for other commands on it: export DEER_REID_HOME=$(SAMPLE_HOME)"
+endif
 
 test: $(STAMP) ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -79,7 +79,7 @@ def init(
 ) -> None:
     """Make the home ready: database, migrations, weights, first release. Running it again changes nothing."""
     console = Console(as_json)
-    site = ready_site(console)
+    site = ready_site(console, may_begin=True)
     matcher = _matcher(site, fallback, console)
     import dagster as dg
 
@@ -124,7 +124,7 @@ def process(
 
     started = time.perf_counter()
     console = Console(as_json)
-    site = ready_site(console)
+    site = ready_site(console, may_begin=True)
     matcher = _matcher(site, fallback, console)
     console.say(matcher.describe())
     if detector is not None:
@@ -186,7 +186,7 @@ def serve(
 
     console = Console(False)
     check_port_is_free(host, port)
-    site = ready_site(console)
+    site = ready_site(console, may_begin=True)
     import dagster as dg
 
     from deer_reid_pipeline.defs.serving import forget_future_ticks
@@ -197,10 +197,7 @@ def serve(
         instance.event_log_storage.set_concurrency_slots("gpu", 1)
         forget_future_ticks(instance)
     console.say(f"Dagster is starting on http://{host}:{port} (about half a minute). Ctrl-C stops it.")
-    environment = {**os.environ, "DATABASE_URL": site.database.url, "PYTHONWARNINGS": "ignore"}
-    if site.settings.database_url is None:
-        del environment["DATABASE_URL"]
-    keep_serving(site, host, port, environment, console.say)
+    keep_serving(site, host, port, console.say)
 
 
 @app.command()

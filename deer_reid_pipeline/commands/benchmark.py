@@ -81,7 +81,7 @@ def benchmark(
     options |= {"rounds": rounds} if rounds is not None else {}
     settings = checked(BenchmarkConfig, options).model_dump(mode="json")
     try:
-        site = ready_site(console)
+        site = ready_site(console, may_begin=True)
         name, why = name_or_fallback(site, recipe, fallback.value if fallback else None)
         if why:
             console.say(why)

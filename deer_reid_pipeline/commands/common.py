@@ -43,8 +43,15 @@ def emit(as_json: bool, value: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
-def ready_site(console: Console) -> Site:
-    """Open the installation, making its database and schema where they are missing."""
+def ready_site(console: Console, *, may_begin: bool = False) -> Site:
+    """Open the installation, and bring its schema to this version.
+
+    Args:
+        may_begin: make the database of a new home. Only what fills one does; a mistyped home is then an error.
+
+    Raises:
+        DeerReidError: the home has no database, and none may be made.
+    """
     from deer_reid_pipeline.defs.instance import prepare_instance
     from deer_reid_pipeline.settings import load_settings
     from deer_reid_pipeline.steps.site import Site
@@ -52,9 +59,12 @@ def ready_site(console: Console) -> Site:
     from deer_reid_pipeline.store.migrate import current, head, upgrade
 
     settings = load_settings()
-    check_home_is_writable(settings.home)
     if settings.database_url is None and not (settings.home / "postgres").exists():
+        if not may_begin:
+            raise DeerReidError(_nothing_in(settings.home))
+        check_home_is_writable(settings.home)
         console.say(f"Making a database under {settings.home} (once) ...")
+    check_home_is_writable(settings.home)
     database = connect(settings)
     if current(database.url) != head():
         console.say("Bringing the database to this version's schema ...")
@@ -62,6 +72,15 @@ def ready_site(console: Console) -> Site:
     prepare_instance(settings, database.dagster_url)
     database.check_revision()
     return Site(settings, database)
+
+
+def _nothing_in(home: Path) -> str:
+    others = sorted(str(found.parent) for found in home.glob("*/postgres"))
+    there = f" There is one in {', '.join(others)}." if others else ""
+    return (
+        f"there is nothing in the home {home} yet: begin it with 'deer-reid process FOLDER', or set DEER_REID_HOME to "
+        f"the home that is meant.{there}"
+    )
 
 
 def check_port_is_free(host: str, port: int) -> None:

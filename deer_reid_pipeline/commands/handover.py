@@ -92,7 +92,7 @@ def import_package_command(
     from deer_reid_pipeline.steps.handover.restore import import_package
 
     console = Console(as_json)
-    site = ready_site(console)
+    site = ready_site(console, may_begin=True)
     with Progress(console):
         made = import_package(site, folder, media)
     rows, pictures = made.rows, made.pictures

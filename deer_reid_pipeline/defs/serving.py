@@ -6,11 +6,11 @@ Dagster's own `dagster dev` ends as a whole when one of them does, with exit cod
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import dagster as dg
 
 from deer_reid_pipeline.defs.supervisor import Say, Service, Supervisor
 from deer_reid_pipeline.errors import DatabaseError
+from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.database import lost_connection
 from deer_reid_pipeline.store.embedded import EmbeddedServer
@@ -31,13 +32,25 @@ AHEAD_S = 60.0
 """A tick that is stamped later than as long from now is of a clock that was set back since."""
 
 
-def serve(site: Site, host: str, port: int, environment: Mapping[str, str], say: Say) -> None:
+def serve(site: Site, host: str, port: int, say: Say) -> None:
     """Keep the UI, the daemon and the embedded database up until Ctrl-C or SIGTERM."""
     short = len(tempfile.gettempdir()) < LONGEST_FOLDER
     with tempfile.TemporaryDirectory(prefix="deer-reid-serve-", dir=None if short else "/tmp") as folder:
         site.database.close()  # this process only looks on
+        environment = environment_of(site.settings, site.database.url, host, port)
         supervisor = Supervisor(services(Path(folder), host, port), environment, say)
         supervisor.run(DatabaseUpkeep(site.database.server, say), _future_ticks_forgotten)
+
+
+def environment_of(settings: Settings, database_url: str, host: str, port: int) -> dict[str, str]:
+    """What the services get: the external database, if there is one, and where people open the UI."""
+    found = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    found.pop("DATABASE_URL", None)
+    if settings.database_url is not None:
+        found["DATABASE_URL"] = database_url
+    if "ui_url" not in settings.model_fields_set:
+        found["DEER_REID_UI_URL"] = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return found
 
 
 def services(folder: Path, host: str, port: int) -> list[Service]:

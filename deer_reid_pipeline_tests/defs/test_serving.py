@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 
 from deer_reid_pipeline.defs import serving
-from deer_reid_pipeline.defs.serving import DatabaseUpkeep, forget_future_ticks
+from deer_reid_pipeline.defs.serving import DatabaseUpkeep, environment_of, forget_future_ticks
 from deer_reid_pipeline.errors import DatabaseError
+from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.store.embedded import EmbeddedServer
 from deer_reid_pipeline_tests.defs.automation.dagster_testing import last_looks, looked_at
 
@@ -59,3 +60,16 @@ def test_a_database_that_cannot_be_started_is_said_and_tried_again(monkeypatch: 
         "The database does not start: [Errno 13] Permission denied: '/run/deer-reid'. It is tried again.",
         "The database does not start: the disk is full. It is tried again.",
     ]
+
+
+def test_reports_link_to_the_port_that_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEER_REID_UI_URL", raising=False)
+    monkeypatch.setenv("DATABASE_URL", "")
+    found = environment_of(load_settings(), "postgresql://embedded/deer", "127.0.0.1", 3377)
+    assert found["DEER_REID_UI_URL"] == "http://127.0.0.1:3377"
+    assert "DATABASE_URL" not in found
+    assert environment_of(load_settings(), "", "::1", 80)["DEER_REID_UI_URL"] == "http://[::1]:80"
+    monkeypatch.setenv("DEER_REID_UI_URL", "https://deer.example")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://server/deer")
+    found = environment_of(load_settings(), "postgresql://server/deer", "127.0.0.1", 3377)
+    assert (found["DEER_REID_UI_URL"], found["DATABASE_URL"]) == ("https://deer.example", "postgresql://server/deer")
