@@ -31,6 +31,8 @@ NOTHING_LOST = (
     "Nothing. Whatever was finished before the failure is stored, and the same run, started again, goes on from there."
 )
 
+WAS_STOPPED = "it was stopped from outside: by Ctrl-C, or because its service was ended or started again"
+
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]*@")
 _SECRETS = re.compile(
     r"(?i)\b((?:[a-z0-9_]*(?:password|passwd|pwd|secret|token|api[_-]?key))['\"]?\s*[=:]\s*)['\"]?[^\s'\",;&)]+"
@@ -46,12 +48,14 @@ class FailedStep:
         error: one line; of a deliberate error it says what to do.
         deliberate: the product raised it on purpose; otherwise it is a fault of the program.
         stack: where it was raised.
+        stopped: it did not fail by itself.
     """
 
     step: str
     error: str
     deliberate: bool
     stack: str = ""
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class FailedRun:
             )
         if not self.steps:
             return f"See whether the machine ran out of memory or was restarted. {again}"
+        if all(step.stopped for step in self.steps):
+            return f"Nothing is wrong with it. {again}"
         if all(step.deliberate for step in self.steps):
             return f"Do what the error says. {again}"
         return f"This is a fault of the program: give this report to whoever maintains it. {again}"

@@ -9,7 +9,7 @@ from deer_reid_pipeline.defs.automation.nights import NIGHT_TAG, PARTITION_TAG
 from deer_reid_pipeline.defs.ingest.sensor import FOLDER_TAG
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.settings import load_settings
-from deer_reid_pipeline.steps.failure_report import FailedRun, FailedStep, post_failure, write_failure
+from deer_reid_pipeline.steps.failure_report import WAS_STOPPED, FailedRun, FailedStep, post_failure, write_failure
 
 WILL_RETRY_TAG = "dagster/will_retry"
 EVERY_S = 30
@@ -82,6 +82,9 @@ def _steps(context: dg.RunFailureSensorContext) -> Iterator[FailedStep]:
         error = event.step_failure_data.error
         while error is not None and str(error.cls_name).startswith("Dagster") and error.cause is not None:
             error = error.cause
+        if error is not None and _STOPPED in str(error.cls_name):
+            yield FailedStep(str(event.step_key), WAS_STOPPED, True, stopped=True)
+            continue
         if error is None:
             yield FailedStep(str(event.step_key), _one_line(event.message or "no error was stored"), False)
             continue
@@ -97,6 +100,9 @@ def _steps(context: dg.RunFailureSensorContext) -> Iterator[FailedStep]:
 
 _BLOCKED = "DagsterAssetCheckFailedError"
 """A blocking check did not pass: its text names the check."""
+
+
+_STOPPED = "DagsterExecutionInterruptedError"
 
 
 def _deliberate() -> set[str]:

@@ -43,6 +43,11 @@ def has_a_fault() -> None:
     raise KeyError(f"{place} at {SECRET} with api_key=abc123")
 
 
+@dg.op
+def is_stopped() -> None:
+    raise dg.DagsterExecutionInterruptedError
+
+
 @dg.asset(check_specs=[dg.AssetCheckSpec("vectors_are_finite", asset="spoilt", blocking=True)])
 def spoilt() -> dg.MaterializeResult:
     return dg.MaterializeResult(check_results=[dg.AssetCheckResult(check_name="vectors_are_finite", passed=False)])
@@ -60,6 +65,11 @@ def night_job() -> None:
 @dg.job
 def faulty_job() -> None:
     has_a_fault()
+
+
+@dg.job
+def stopped_job() -> None:
+    is_stopped()
 
 
 @pytest.fixture
@@ -135,6 +145,16 @@ def test_the_report_says_what_went_wrong_and_what_to_do(home: Path, instance: dg
     assert "Do what the error says. Then wait for the next night" in text
     assert "Traceback" not in text
     assert "raise WeightsError" not in text, "a deliberate error needs no stack"
+
+
+def test_a_run_that_was_stopped_has_no_fault(home: Path, instance: dg.DagsterInstance) -> None:
+    run_failure_sensor(context_of(instance, fail(instance, stopped_job)))
+    (path,) = reports(home)
+    text = path.read_text(encoding="ascii")
+    assert "- `is_stopped`: it was stopped from outside: by Ctrl-C" in text
+    assert "Nothing is wrong with it. Then start it again" in text
+    assert "Error" not in text
+    assert "```" not in text
 
 
 def test_a_drop_that_the_sensor_tries_again_is_said_to_be(home: Path, instance: dg.DagsterInstance) -> None:
