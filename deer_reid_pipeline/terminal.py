@@ -91,7 +91,7 @@ class Console:
             f"{summary.images} pictures, {summary.detections} detections, {summary.encounters} encounters: "
             f"{summary.by_person} identified by a person, {summary.matched_by_machine} matched and "
             f"{summary.new_by_machine} opened as new by the machine, {summary.uncertain} uncertain. "
-            f"{summary.individuals} individuals are known. "
+            f"Known individuals: {summary.individuals}. "
             f"{seconds:.1f} s."
         )
         if summary.encounters > summary.by_person:
