@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from deer_reid_pipeline.store.embedded import EmbeddedServer, start_embedded
 from deer_reid_pipeline.vision.catalog import build_recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 from deer_reid_pipeline_tests.coats import Homes
-from deer_reid_pipeline_tests.sites import run_sql, settings_for
+from deer_reid_pipeline_tests.sites import fresh_database, run_sql, settings_for
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -95,10 +94,8 @@ def weights_dir(data_dir: Path) -> Path:
 
 
 def _fresh_database(server: EmbeddedServer, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    run_sql(server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield server.url(name)
-    run_sql(server.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(server, template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

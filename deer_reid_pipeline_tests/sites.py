@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from deer_reid_pipeline.steps.matches import match_drop
 from deer_reid_pipeline.steps.profiles import update_profiles
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.summary import DropSummary, finish_drop
+from deer_reid_pipeline.store.embedded import EmbeddedServer
 
 OWNER_TABLES = ("images", "detections", "deer")
 OUR_TABLES = (
@@ -51,6 +54,15 @@ def run_sql(url: str, statement: str) -> None:
     engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(statement))
+
+
+@contextmanager
+def fresh_database(server: EmbeddedServer, template: str = "template1") -> Iterator[str]:
+    """The address of a database of its own, a copy of the template; dropped at the end."""
+    name = f"test_{uuid.uuid4().hex}"
+    run_sql(server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.url(name)
+    run_sql(server.url("postgres"), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def settings_for(home: Path, **changes: Any) -> Settings:

@@ -59,12 +59,12 @@ def ready_site(console: Console, *, may_begin: bool = False) -> Site:
     from deer_reid_pipeline.store.migrate import current, head, upgrade
 
     settings = load_settings()
-    if settings.database_url is None and not (settings.home / "postgres").exists():
-        if not may_begin:
-            raise DeerReidError(_nothing_in(settings.home))
-        check_home_is_writable(settings.home)
-        console.say(f"Making a database under {settings.home} (once) ...")
+    new = settings.database_url is None and not (settings.home / "postgres").exists()
+    if new and not may_begin:
+        raise DeerReidError(_nothing_in(settings.home))
     check_home_is_writable(settings.home)
+    if new:
+        console.say(f"Making a database under {settings.home} (once) ...")
     database = connect(settings)
     if current(database.url) != head():
         console.say("Bringing the database to this version's schema ...")

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from deer_reid_pipeline.defs.partitions import image_drop_partitions
+from deer_reid_pipeline.defs.step_errors import cause_of, is_interruption
 from deer_reid_pipeline.defs.workers import WORKER_TAG, close_dead_runs, worker_identity, worker_tag
 
 
@@ -49,22 +50,15 @@ def run_job(
             tags={WORKER_TAG: worker_tag(run_id, worker_identity())},
             raise_on_error=False,
         )
-    if any(_was_interrupted(event) for event in result.all_events if event.is_step_failure):
+    if any(is_interruption(event.step_failure_data.error) for event in result.all_events if event.is_step_failure):
         raise KeyboardInterrupt
     return RunOutcome(result.run_id, result.success, None if result.success else _first_error(result))
-
-
-def _was_interrupted(event: dg.DagsterEvent) -> bool:
-    error = event.step_failure_data.error
-    return error is not None and "DagsterExecutionInterruptedError" in str(error.cls_name)
 
 
 def _first_error(result: dg.ExecuteInProcessResult) -> str:
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and str(error.cls_name).startswith("Dagster") and error.cause is not None:
-                error = error.cause
+            error = cause_of(event)
             if error is not None:
                 name, _, text = error.message.strip().partition(": ")
                 return text.strip() if name.endswith("Error") and text else error.message.strip()

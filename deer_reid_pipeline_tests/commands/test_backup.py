@@ -19,7 +19,7 @@ from deer_reid_pipeline.settings import Settings, load_settings
 from deer_reid_pipeline.steps.backup import back_up_site
 from deer_reid_pipeline.store.database import connect
 from deer_reid_pipeline.store.embedded import EmbeddedServer
-from deer_reid_pipeline_tests.sites import run_sql
+from deer_reid_pipeline_tests.sites import fresh_database
 
 AT_WORK = ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 OTHERS = ("SUCCESS", "FAILURE", "CANCELED")
@@ -37,12 +37,8 @@ def _some_job() -> None:
 @pytest.fixture
 def dagster_urls(server: EmbeddedServer) -> Iterator[list[str]]:
     """Two empty databases, as Dagster's."""
-    names = [f"dagster_{uuid.uuid4().hex}" for _ in range(2)]
-    for name in names:
-        run_sql(server.url("postgres"), f"CREATE DATABASE {name}")
-    yield [server.url(name) for name in names]
-    for name in names:
-        run_sql(server.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(server) as one, fresh_database(server) as other:
+        yield [one, other]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from deer_reid_pipeline.store import migrate
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.embedded import EmbeddedServer
 from deer_reid_pipeline.store.restore import restore_database
-from deer_reid_pipeline_tests.sites import run_sql, settings_for
+from deer_reid_pipeline_tests.sites import fresh_database, run_sql, settings_for
 
 MADE = {
     "crops/a/1.jpg": b"crop",
@@ -67,11 +67,9 @@ def value(url: str, statement: str) -> Any:
 @pytest.fixture
 def dagster_url(server: EmbeddedServer) -> Iterator[str]:
     """Another database, as Dagster's."""
-    name = f"dagster_{uuid.uuid4().hex}"
-    run_sql(server.url("postgres"), f"CREATE DATABASE {name}")
-    run_sql(server.url(name), "CREATE TABLE runs AS SELECT 'r1' AS run_id")
-    yield server.url(name)
-    run_sql(server.url("postgres"), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with fresh_database(server) as url:
+        run_sql(url, "CREATE TABLE runs AS SELECT 'r1' AS run_id")
+        yield url
 
 
 @pytest.fixture
@@ -86,10 +84,8 @@ def settings(make_home: Callable[[], Path], database_url: str, dagster_url: str)
 @pytest.fixture
 def elsewhere(make_home: Callable[[], Path], empty_database_url: str, server: EmbeddedServer) -> Iterator[Settings]:
     """An empty home and two empty databases."""
-    name = f"dagster_{uuid.uuid4().hex}"
-    run_sql(server.url("postgres"), f"CREATE DATABASE {name}")
-    yield settings_for(make_home(), database_url=empty_database_url, dagster_database_url=server.url(name))
-    run_sql(server.url("postgres"), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with fresh_database(server) as url:
+        yield settings_for(make_home(), database_url=empty_database_url, dagster_database_url=url)
 
 
 def backed_up(settings: Settings, folder: Path) -> BackupMade:

@@ -21,6 +21,7 @@ from deer_reid_pipeline.steps import images as image_step
 from deer_reid_pipeline.steps import watching
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.watch_runs import PAUSE_S, DropRun, RunState
+from deer_reid_pipeline.steps.watching import DropRequest
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.vision.boxes import DetectedBox
 from deer_reid_pipeline_tests.sites import query, row_counts, settings_for
@@ -172,12 +173,18 @@ def test_two_identical_drops_are_one(watched: Watched) -> None:
     assert watched.tick().message == "Nothing new in 2 folders."
 
 
-def test_a_copy_takes_over_where_the_first_is_removed_before_its_run(watched: Watched) -> None:
+def first_of_two_alike(watched: Watched) -> tuple[Path, DropRequest]:
+    """A folder of which there is a copy, and the run that was asked for it."""
     first = drop(watched, "creek", [1, 2])
     drop(watched, "ridge", [1, 2])
     for after in (30, 130):
         watched.tick(after)
     (request,) = watched.requested
+    return first, request
+
+
+def test_a_copy_takes_over_where_the_first_is_removed_before_its_run(watched: Watched) -> None:
+    first, request = first_of_two_alike(watched)
     shutil.rmtree(first)
     watched.work()
     assert watched.runs[request.key][0].state is RunState.FAILED
@@ -190,11 +197,7 @@ def test_a_copy_takes_over_where_the_first_is_removed_before_its_run(watched: Wa
 
 @pytest.mark.parametrize("reused", [False, True])
 def test_a_copy_takes_over_where_the_first_holds_something_else_before_its_run(watched: Watched, reused: bool) -> None:
-    first = drop(watched, "creek", [1, 2])
-    drop(watched, "ridge", [1, 2])
-    for after in (30, 130):
-        watched.tick(after)
-    (request,) = watched.requested
+    first, request = first_of_two_alike(watched)
     shutil.rmtree(first)
     first.mkdir()
     if reused:

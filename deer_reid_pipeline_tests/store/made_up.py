@@ -12,7 +12,7 @@ from deer_reid_pipeline.reid.similarity import FloatArray
 from deer_reid_pipeline.store.database import Database
 from deer_reid_pipeline.store.embedded import EmbeddedServer
 from deer_reid_pipeline.store.search.trial import BRANCHES, MadeUp
-from deer_reid_pipeline_tests.sites import run_sql
+from deer_reid_pipeline_tests.sites import fresh_database
 
 LIMIT = 1000
 """Rows above which these galleries get an index."""
@@ -50,9 +50,7 @@ def as_arrays(made_up: MadeUp) -> Stored:
 
 def copy_of(server: EmbeddedServer, template: str) -> Iterator[Database]:
     """A copy of a database on the tests' server; dropped at the end."""
-    name = f"test_{uuid.uuid4().hex}"
-    run_sql(server.url("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
-    made = Database(server.url(name), server=server)
-    yield made
-    made.close()
-    run_sql(server.url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(server, template) as url:
+        made = Database(url, server=server)
+        yield made
+        made.close()

@@ -7,6 +7,7 @@ import dagster as dg
 
 from deer_reid_pipeline.defs.automation.nights import NIGHT_TAG, PARTITION_TAG
 from deer_reid_pipeline.defs.ingest.sensor import FOLDER_TAG
+from deer_reid_pipeline.defs.step_errors import cause_of, is_interruption
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.steps.failure_report import WAS_STOPPED, FailedRun, FailedStep, post_failure, write_failure
@@ -79,10 +80,8 @@ _CUT_OFF = "An exception was thrown during execution"
 
 def _steps(context: dg.RunFailureSensorContext) -> Iterator[FailedStep]:
     for event in context.get_step_failure_events():
-        error = event.step_failure_data.error
-        while error is not None and str(error.cls_name).startswith("Dagster") and error.cause is not None:
-            error = error.cause
-        if error is not None and _STOPPED in str(error.cls_name):
+        error = cause_of(event)
+        if is_interruption(error):
             yield FailedStep(str(event.step_key), WAS_STOPPED, True, stopped=True)
             continue
         if error is None:
@@ -100,9 +99,6 @@ def _steps(context: dg.RunFailureSensorContext) -> Iterator[FailedStep]:
 
 _BLOCKED = "DagsterAssetCheckFailedError"
 """A blocking check did not pass: its text names the check."""
-
-
-_STOPPED = "DagsterExecutionInterruptedError"
 
 
 def _deliberate() -> set[str]:
