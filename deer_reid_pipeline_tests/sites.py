@@ -77,9 +77,10 @@ def run_all(site: Site, folder: Path, detector: str = "auto") -> tuple[str, Drop
     store_detections(site, key)
     store_crops(site, drop_key=key)
     matcher = site.matcher()
-    embed_drop(site, matcher.recipe, key)
+    needed = matcher.policy.needed_branches
+    embed_drop(site, matcher.recipe, key, branches=needed)
     match_drop(site, matcher, key)
-    update_profiles(site, matcher.recipe)
+    update_profiles(site, matcher.recipe, branches=needed)
     return key, finish_drop(site, key)
 
 

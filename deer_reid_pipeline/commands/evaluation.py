@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -66,6 +66,13 @@ def tune(
             help="Share of searches for unknown animals that may return a name; default: as the live release has it.",
         ),
     ] = None,
+    mode: Annotated[
+        Literal["enhanced", "fast"] | None,
+        typer.Option(
+            help="enhanced fuses two branches; fast lets the multi-scale one decide alone, and computes the second "
+            "network of new animals only; default: as the live release has it.",
+        ),
+    ] = None,
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Make the candidate live when the gate says PASS.")
     ] = False,
@@ -84,7 +91,7 @@ def tune(
     site = ready_site(console)
     config = {
         "ops": {
-            "ensemble_weights": {"config": {"bound": bound or 0.0}},
+            "ensemble_weights": {"config": {"bound": bound or 0.0, "mode": mode or ""}},
             "validation_report": {"config": {"candidate": -1, "control": control}},
             "embedding_release": {"config": {"promote": promote}},
         }

@@ -14,6 +14,7 @@ SHIPPED_BEFORE = frozenset(
         "b3be902cb2347c8423331180cf86f289f8ba68b5ad41bb9e0533ddee22db2b5c",
         "8f4ccbd38f3bb961c3b720532451be580b1d376db6b873f16ed1b8f0f2ae2383",
         "a6615777ba181ef1499a02d42960cd5af06e5efce6e21c938b10bb01082dcff1",
+        "65f693110798ba1a8fb5ea60e0a38a9f2400294f5bf7029f21087f04f1c372a5",
     }
 )
 """sha256 of each `dagster.yaml` that an older version shipped."""

@@ -18,6 +18,7 @@ from deer_reid_pipeline.errors import RecipeMismatchError
 from deer_reid_pipeline.reid.calibrators import CalibratedFusion, Scale
 from deer_reid_pipeline.reid.odds import Odds
 from deer_reid_pipeline.reid.similarity import (
+    BRANCHES,
     EFFICIENTNET,
     MULTISCALE,
     FloatArray,
@@ -82,10 +83,25 @@ class MatchPolicy(BaseModel):
             if self.calibration is None:
                 raise ValueError("fusion is calibrated, but the policy has no calibration")
             # Vectors are loaded and searched for the branches that have a weight.
-            unloaded = sorted(set(self.calibration.branches) - {b for b, weight in self.weights.items() if weight})
+            unloaded = sorted(set(self.calibration.branches) - set(self.branches))
             if unloaded:
                 raise ValueError(f"calibrated branches without a weight: {', '.join(unloaded)}")
         return self
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that have a say: those with a weight."""
+        return tuple(branch for branch, weight in self.weights.items() if weight)
+
+    @property
+    def fast(self) -> bool:
+        """Whether the multi-scale branch decides alone, so that the second network need not be computed."""
+        return self.branches == (MULTISCALE,)
+
+    @property
+    def needed_branches(self) -> tuple[str, ...]:
+        """The branches that new pictures are embedded in: all, but in fast mode without the second network's."""
+        return tuple(branch for branch in BRANCHES if branch != EFFICIENTNET or not self.fast)
 
     @property
     def scale(self) -> Scale:
@@ -335,7 +351,7 @@ def score_individuals(query: Query, gallery: Gallery, policy: MatchPolicy) -> np
     individuals = gallery.individuals
     if not individuals:
         return np.zeros(0)
-    branches = [branch for branch, weight in policy.weights.items() if weight]
+    branches = policy.branches
     stacked, owner, flanks = gallery.stacked(branches)
     fused = fused_similarity({b: cosine_matrix(query.vectors[b], stacked[b]) for b in branches}, policy)
     same_or_unknown = np.multiply.outer(flank_signs(query.viewpoints), flanks) >= 0

@@ -57,6 +57,7 @@ def embed_on_cluster(
     device: str = "auto",
     options: EngineOptions = AUTO,
     say: Callable[[str], None] = log.info,
+    branches: Sequence[str] = BRANCHES,
 ) -> Iterator[StreamedBatch[K]]:
     """What `embed_jobs` gives, by the workers of a Ray cluster, in the order in which they are done.
 
@@ -67,6 +68,7 @@ def embed_on_cluster(
         jobs: stored crops as files of this machine.
         batch: crops in a batch; on cards at least `GPU_BATCH`.
         device: 'cpu' leaves cards alone.
+        branches: those to be computed.
 
     Raises:
         ScaleOutError: no Ray, no cluster, no room in it, no card where one is asked for, or no worker is left.
@@ -86,13 +88,13 @@ def embed_on_cluster(
     size = max(batch, GPU_BATCH) if workers.gpus else batch
     done = np.zeros(len(drawn), bool)
     with _ray_speaks():
-        data = _pipeline(drawn, size, workers, ray.put(parcel), options)
+        data = _pipeline(drawn, size, workers, ray.put(parcel), options, branches)
     for part in _results(data):
         numbers = part["number"]
         if done[numbers].any() or len(np.unique(numbers)) != len(numbers):
             raise ScaleOutError("a crop came back from Ray twice: report this as a bug")
         done[numbers] = True
-        yield _streamed(recipe.id, part, drawn, int(done.sum()))
+        yield _streamed(recipe.id, branches, part, drawn, int(done.sum()))
     if not done.all():
         raise ScaleOutError(f"{int((~done).sum())} crops did not come back from Ray: run the command again")
 
@@ -104,7 +106,12 @@ def _ray_speaks() -> contextlib.redirect_stdout[TextIO]:
 
 
 def _pipeline(
-    jobs: Sequence[Job[Any]], size: int, workers: Workers, parcel: Any, options: EngineOptions
+    jobs: Sequence[Job[Any]],
+    size: int,
+    workers: Workers,
+    parcel: Any,
+    options: EngineOptions,
+    branches: Sequence[str],
 ) -> ray.data.Dataset:
     """Numbers and file names, from which crops are read on this node, which are embedded on any.
 
@@ -136,7 +143,7 @@ def _pipeline(
     )
     return data.map_batches(
         EmbedCrops,
-        fn_constructor_args=(parcel, "cuda" if workers.gpus else "cpu", workers.cpus, options),
+        fn_constructor_args=(parcel, "cuda" if workers.gpus else "cpu", workers.cpus, options, branches),
         batch_size=size if workers.gpus else None,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(
@@ -191,12 +198,12 @@ def _told(error: BaseException) -> DeerReidError:
 
 
 def _streamed(
-    recipe_id: str, part: dict[str, np.ndarray[Any, Any]], jobs: Sequence[Job[K]], taken: int
+    recipe_id: str, branches: Sequence[str], part: dict[str, np.ndarray[Any, Any]], jobs: Sequence[Job[K]], taken: int
 ) -> StreamedBatch[K]:
     keys = [jobs[number].key for number in part["number"]]
     good = np.flatnonzero(part["code"] == "")
-    seconds = {branch: float(part[SECONDS + branch].sum()) for branch in BRANCHES}
-    vectors = {branch: np.asarray(part[branch], np.float32)[good] for branch in BRANCHES}
+    seconds = {branch: float(part[SECONDS + branch].sum()) for branch in branches}
+    vectors = {branch: np.asarray(part[branch], np.float32)[good] for branch in branches}
     failed: list[tuple[K, ImageError | OSError]] = [
         (key, ImageError(str(code), str(trouble)))
         for key, code, trouble in zip(keys, part["code"], part["trouble"], strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,11 +91,14 @@ def load_embedder(parcel: Parcel, device: str, threads: int, options: EngineOpti
 class EmbedCrops:
     """One worker: a loaded recipe that takes tables of crops as `read_crops` gives them."""
 
-    def __init__(self, parcel: Any, device: str, threads: int, options: EngineOptions) -> None:
+    def __init__(
+        self, parcel: Any, device: str, threads: int, options: EngineOptions, branches: Sequence[str] = BRANCHES
+    ) -> None:
         """Load the recipe. Of an error in here Ray would keep only the text, so the first batch raises it.
 
         Args:
             parcel: Ray's reference to a `Parcel`, fetched once a node.
+            branches: those to be computed.
         """
         import ray
 
@@ -102,13 +106,13 @@ class EmbedCrops:
         self.loading = ThreadPoolExecutor(threads, "load")
         self.failure: DeerReidError | None = None
         try:
-            self.embedder = load_embedder(ray.get(parcel), device, threads, options)
+            self.embedder = load_embedder(ray.get(parcel), device, threads, options).only(branches)
         except DeerReidError as error:
             self.failure = error
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """`number`, a unit vector of each branch (float32 [n, 512]; zeros where there is no crop), `code` and
-        `trouble` (why there is none, else empty), the seconds of each branch, and Ray's id of this `node`.
+        """`number`, a unit vector of each branch that is asked for (float32 [n, 512]; zeros where there is no crop),
+        `code` and `trouble` (why there is none, else empty), the seconds of each branch, and Ray's id of this `node`.
 
         Raises:
             WeightsError, EmbeddingError: the recipe could not be loaded here, or a vector is not usable.
@@ -121,7 +125,7 @@ class EmbedCrops:
         good = [row for row, crop in enumerate(loaded) if not isinstance(crop, ImageError)]
         made = self.embedder.embed_prepared([loaded[row] for row in good])  # type: ignore[misc]
         result: dict[str, np.ndarray[Any, Any]] = {"number": np.asarray(batch["number"], np.int64)}
-        for branch in BRANCHES:
+        for branch in self.embedder.branches:
             result[branch] = np.zeros((count, DIMENSION), np.float32)
             result[branch][good] = made.vectors[branch]
             result[SECONDS + branch] = np.full(count, made.branch_seconds.get(branch, 0.0) / count)

@@ -239,8 +239,11 @@ def open_test(site: Site, matcher: Matcher, drop_key: str, say: LogLine = log.in
         say(f"A/B test {info.test} rests: {why}")
         return None
     other, tried = site.matcher_of(info.release_b), None
-    if other.recipe.id != matcher.recipe.id:
-        embed_drop(site, other.recipe, drop_key, say)
+    if other.recipe.id == matcher.recipe.id:
+        if set(other.policy.branches) - set(matcher.policy.needed_branches):
+            embed_drop(site, other.recipe, drop_key, say, other.policy.needed_branches)
+    else:
+        embed_drop(site, other.recipe, drop_key, say, other.policy.needed_branches)
         tried = set(embed_lacking(site, other.recipe, say))
         ready_to_search(site, other.recipe.id, other.policy, say)
     say(

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.progress import report
-from deer_reid_pipeline.reid.similarity import BRANCHES
+from deer_reid_pipeline.reid.similarity import BRANCHES, EFFICIENTNET
 from deer_reid_pipeline.scale_out.stream import embed_on_cluster
 from deer_reid_pipeline.steps.crops import SPEC, store_crops
 from deer_reid_pipeline.steps.drops import in_transaction
 from deer_reid_pipeline.steps.images import ascii_line, in_batches
 from deer_reid_pipeline.steps.site import Site, engine_options
 from deer_reid_pipeline.store.media import CropJob, crop_jobs, detections_without_vectors, forget_crops
-from deer_reid_pipeline.store.vectors import put_embeddings
+from deer_reid_pipeline.store.vectors import embedded, put_embeddings
 from deer_reid_pipeline.vision.crops import Pixels, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError
 from deer_reid_pipeline.vision.engine.loading import Job
@@ -44,11 +44,13 @@ class EmbeddingReport:
     seconds: Counter[str] = field(default_factory=Counter)
 
 
-def embed_drop(site: Site, recipe: Recipe, drop_key: str, say: LogLine = log.info) -> EmbeddingReport:
-    """Embed the detections of a drop that lack vectors under the recipe."""
+def embed_drop(
+    site: Site, recipe: Recipe, drop_key: str, say: LogLine = log.info, branches: Sequence[str] = BRANCHES
+) -> EmbeddingReport:
+    """Embed the detections of a drop that lack vectors of these branches under the recipe."""
     with site.database.session() as session:
-        todo = detections_without_vectors(session, recipe.id, BRANCHES, drop_key=drop_key)
-    return embed_detections(site, recipe, todo, say)
+        todo = detections_without_vectors(session, recipe.id, branches, drop_key=drop_key)
+    return embed_detections(site, recipe, todo, say, branches=branches)
 
 
 def embed_detections(
@@ -57,37 +59,65 @@ def embed_detections(
     todo: Sequence[uuid.UUID],
     say: LogLine = log.info,
     step: str = "embeddings",
+    branches: Sequence[str] = BRANCHES,
+    again: bool = False,
 ) -> EmbeddingReport:
     """Embed these detections from their crops, one transaction a batch, so that a killed run loses a batch or two.
+
+    Those that a fast release left without the second network's vector get that one alone.
 
     Args:
         say: gets one line a batch with the extraction time of each branch.
         step: name for progress reports.
+        branches: those to be made.
+        again: make all of them, whatever is stored.
     """
     result = EmbeddingReport()
-    if not todo:
-        return result
-    for batch in _stream(site, recipe, todo, result, say):
-        _store_batch(site, recipe, batch, result, say)
-        report(step, result.embedded + result.without_crop, len(todo))
-    if not result.embedded:
-        report(step, len(todo), len(todo))
+    for some, lacking in _by_lacking(site, recipe, todo, branches, again):
+        before = result.embedded
+        for batch in _stream(site, recipe, some, lacking, result, say):
+            _store_batch(site, recipe, batch, lacking, result, say)
+            report(step, result.embedded + result.without_crop, len(todo))
+        if result.embedded == before:
+            report(step, result.embedded + result.without_crop, len(todo))
     return result
 
 
+def _by_lacking(
+    site: Site, recipe: Recipe, todo: Sequence[uuid.UUID], branches: Sequence[str], again: bool
+) -> Iterator[tuple[list[uuid.UUID], Sequence[str]]]:
+    """The detections that need all the branches, then those that lack the second network's alone."""
+    half: set[uuid.UUID] = set()
+    first = [branch for branch in branches if branch != EFFICIENTNET]
+    if not again and first and len(first) < len(branches):
+        with site.database.session() as session:
+            half = embedded(session, recipe.id, first, todo)
+    for some, lacking in (
+        ([key for key in todo if key not in half], branches),
+        ([key for key in todo if key in half], (EFFICIENTNET,)),
+    ):
+        if some:
+            yield some, lacking
+
+
 def _stream(
-    site: Site, recipe: Recipe, todo: Sequence[uuid.UUID], result: EmbeddingReport, say: LogLine
+    site: Site,
+    recipe: Recipe,
+    todo: Sequence[uuid.UUID],
+    branches: Sequence[str],
+    result: EmbeddingReport,
+    say: LogLine,
 ) -> Iterator[StreamedBatch[uuid.UUID]]:
     """Vectors of the crops by the engine of the settings; no more than a batch is not worth starting workers for."""
     settings, options = site.settings, engine_options(site.settings)
     size, jobs = settings.batch_size, _jobs(site, todo, result)
     if settings.engine == "ray" and len(todo) > size:
-        return embed_on_cluster(recipe, site.weights, jobs, size, settings.device, options, say)
+        return embed_on_cluster(recipe, site.weights, jobs, size, settings.device, options, say, branches)
     embedder = site.embedder(recipe)
     settle(embedder, settings.models_dir, options, len(todo), say)
     if embedder.device.type == "cuda":
         size = max(size, embedder.limit.crops)
-    return embed_jobs(embedder, jobs, size)
+    return embed_jobs(embedder.only(branches), jobs, size)
 
 
 def _jobs(site: Site, todo: Sequence[uuid.UUID], result: EmbeddingReport) -> Iterator[Job[uuid.UUID]]:
@@ -108,6 +138,7 @@ def _store_batch(
     site: Site,
     recipe: Recipe,
     batch: StreamedBatch[uuid.UUID],
+    branches: Sequence[str],
     result: EmbeddingReport,
     say: LogLine,
 ) -> None:
@@ -116,7 +147,7 @@ def _store_batch(
     if batch.failed:
         again, crops = load_crops(site, [key for key, _ in batch.failed])
         result.without_crop += len(batch.failed) - len(again)
-        made.append((again, site.embedder(recipe).embed(crops)))
+        made.append((again, site.embedder(recipe).only(branches).embed(crops)))
 
     def store(session: Session) -> None:
         for ids, each in made:
@@ -127,7 +158,7 @@ def _store_batch(
     seconds = sum((Counter(each.branch_seconds) for _, each in made), Counter[str]())
     result.embedded += count
     result.seconds.update(seconds)
-    times = ", ".join(f"{branch} {1000 * seconds[branch]:.0f} ms" for branch in BRANCHES)
+    times = ", ".join(f"{branch} {1000 * seconds[branch]:.0f} ms" for branch in branches)
     say(f"embedded {count} crops: {times} (branches that share a backbone each count its one pass)")
 
 

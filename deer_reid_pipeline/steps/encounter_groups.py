@@ -40,7 +40,7 @@ def load_drop(session: Session, matcher: Matcher, drop_key: str) -> DropToDecide
     """
     rows = {row.id: row for row in detections_of_drop(session, drop_key)}
     todo = [key for key, row in rows.items() if _undecided(row)]
-    branches = {BASELINE, *(branch for branch, weight in matcher.policy.weights.items() if weight)}
+    branches = {BASELINE, *matcher.policy.branches}
     vectors = {branch: get_embeddings(session, matcher.recipe.id, branch, todo) for branch in sorted(branches)}
     lacking = [key for key in todo if any(key not in vectors[branch] for branch in branches)]
     if lacking:
@@ -98,8 +98,8 @@ def _moment(group: EncounterGroup) -> tuple[bool, datetime | int, int, str]:
 
 def _alike(drop: DropToDecide, matcher: Matcher, items: Sequence[Sighting]) -> FloatArray:
     sets = vectors_of(drop, matcher, [item.key for item in items])
-    weights = [branch for branch, weight in matcher.policy.weights.items() if weight]
-    return fused_similarity({b: cosine_matrix(sets[b], sets[b]) for b in weights}, matcher.policy)
+    branches = matcher.policy.branches
+    return fused_similarity({b: cosine_matrix(sets[b], sets[b]) for b in branches}, matcher.policy)
 
 
 def vectors_of(drop: DropToDecide, matcher: Matcher, keys: Sequence[object]) -> dict[str, VectorSet]:

@@ -20,11 +20,11 @@ from deer_reid_pipeline.reid.matching import score_individuals
 from deer_reid_pipeline.steps.ab import SideBySide, open_test
 from deer_reid_pipeline.steps.deciding import Deciding, LogLine, MatchReport, decide_one, query_of
 from deer_reid_pipeline.steps.encounter_groups import DropToDecide, encounters_of, load_drop
-from deer_reid_pipeline.steps.profiles import embed_unknown, refresh_stale
+from deer_reid_pipeline.steps.profiles import embed_evidence, embed_unknown, refresh_stale
 from deer_reid_pipeline.steps.search import ready_to_search
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import decisions as log_book
-from deer_reid_pipeline.store.profiles import unknown_under
+from deer_reid_pipeline.store.profiles import evidence_lacking, unknown_under
 from deer_reid_pipeline.store.search import GallerySource, open_gallery
 
 __all__ = ["MatchReport", "match_drop"]
@@ -75,13 +75,14 @@ def _decide_in_turn(
     Embedding takes long and stays outside the lock. Whom another drop opened under another release before it let go
     of the lock is therefore looked for again inside.
     """
-    tried = set(embed_unknown(site, matcher.recipe, say))
+    tried = {*embed_unknown(site, matcher.recipe, say), *embed_evidence(site, matcher.recipe, say)}
     test = open_test(site, matcher, drop_key, say)
     ready_to_search(site, matcher.recipe.id, matcher.policy, say)
     with site.database.session() as session:
         log_book.lock_matching(session, say)
-        if set(unknown_under(session, matcher.recipe.id)) - tried or (test is not None and test.is_behind(session)):
-            say("another drop opened individuals under another release meanwhile: embedding them first")
+        behind = {*unknown_under(session, matcher.recipe.id), *evidence_lacking(session, matcher.recipe.id)} - tried
+        if behind or (test is not None and test.is_behind(session)):
+            say("another drop opened individuals meanwhile that this release cannot compare yet: embedding them first")
             return False
         refresh_stale(session, matcher.recipe.id)
         drop = load_drop(session, matcher, drop_key)

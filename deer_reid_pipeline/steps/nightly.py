@@ -20,8 +20,8 @@ from deer_reid_pipeline.steps.tuning import FOLDS
 from deer_reid_pipeline.store import nightly as stored
 from deer_reid_pipeline.store.media import detections_without_vectors
 from deer_reid_pipeline.store.monitoring import days_with_matches
-from deer_reid_pipeline.store.profiles import stale_profiles
-from deer_reid_pipeline.store.releases import live_release
+from deer_reid_pipeline.store.profiles import evidence_lacking, stale_profiles
+from deer_reid_pipeline.store.releases import fitted_of, live_release
 from deer_reid_pipeline.store.reports import TUNING, VALIDATION
 from deer_reid_pipeline.store.vectors import embedded
 
@@ -53,6 +53,7 @@ class Decision:
 class _Live:
     release: int
     recipe: str
+    branches: tuple[str, ...]
 
 
 def reembedding(site: Site, now: datetime, last: datetime | None) -> Decision:
@@ -67,7 +68,8 @@ def reembedding(site: Site, now: datetime, last: datetime | None) -> Decision:
         live = _live(session)
         if live is None:
             return Decision(False, NOTHING_YET)
-        lacking = detections_without_vectors(session, live.recipe, BRANCHES)
+        lacking = detections_without_vectors(session, live.recipe, live.branches)
+        lacking += sorted(set(evidence_lacking(session, live.recipe)) - set(lacking), key=str)
         lost = stored.without_picture(session, lacking)
         stale = len(stale_profiles(session, live.recipe, live=True))
         empty = stored.has_empty_profiles(session)
@@ -185,7 +187,9 @@ def benchmark(site: Site, now: datetime, last: datetime | None, working: str | N
 
 def _live(session: Session) -> _Live | None:
     release = live_release(session)
-    return None if release is None else _Live(release.id, release.recipe_id)
+    if release is None:
+        return None
+    return _Live(release.id, release.recipe_id, fitted_of(release).policy.needed_branches)
 
 
 def _newest(session: Session, kind: str, live: _Live) -> tuple[int, str | None] | None:

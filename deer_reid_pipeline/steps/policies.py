@@ -27,6 +27,22 @@ _ONE_TRAINED = {"multiscale": 0.9, "efficientnet": 0.1}
 weights gave mAP 31.4 % and ROC-AUC 0.821, and 0.6 and 0.4 gave 30.7 % and 0.812 (docs/accuracy.md)."""
 
 
+ENHANCED, FAST = "enhanced", "fast"
+"""Modes: two branches are fused, or the multi-scale one decides alone and the second network is mostly left out."""
+
+
+def starting_from(base: MatchPolicy, recipe: Recipe, *, fast: bool, fresh: bool) -> MatchPolicy:
+    """The policy that a fit begins with: the base's rules, and weights for the recipe in this mode.
+
+    Args:
+        fresh: the recipe is not that of the base, whose weights mean nothing for it.
+    """
+    if fast == base.fast and (fast or not fresh):
+        return base
+    weights = {"multiscale": 1.0} if fast else first_policy(recipe).weights
+    return base.model_copy(update={"weights": weights, "fusion": "weighted_sum", "calibration": None, "odds": None})
+
+
 def asked_for_as(recipe_id: str) -> str:
     """What a person gives to `--recipe` for a recipe: its name; its id where trainings share the name."""
     name = recipe_id.rpartition("-")[0]

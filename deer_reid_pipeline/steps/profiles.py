@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +13,15 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.exemplars import choose_exemplars, mean_direction
-from deer_reid_pipeline.reid.similarity import BRANCHES, FloatArray
+from deer_reid_pipeline.reid.similarity import BRANCHES, EFFICIENTNET, FloatArray
 from deer_reid_pipeline.steps.embeddings import embed_detections
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.truth import named_detections
 from deer_reid_pipeline.store import columns
 from deer_reid_pipeline.store import profiles as table
 from deer_reid_pipeline.store.media import detections_without_vectors
 from deer_reid_pipeline.store.releases import live_release
-from deer_reid_pipeline.store.vectors import get_embeddings
+from deer_reid_pipeline.store.vectors import embedded, get_embeddings
 from deer_reid_pipeline.vision.recipe import Recipe
 
 LogLine = Callable[[str], None]
@@ -48,7 +49,13 @@ class ProfileReport:
 
 
 def update_profiles(
-    site: Site, recipe: Recipe, say: LogLine = log.info, *, again: bool = False, backlog: bool = False
+    site: Site,
+    recipe: Recipe,
+    say: LogLine = log.info,
+    *,
+    again: bool = False,
+    backlog: bool = False,
+    branches: Sequence[str] = BRANCHES,
 ) -> ProfileReport:
     """Bring every individual's profile under a recipe up to date, after embedding detections that lack vectors.
 
@@ -59,6 +66,7 @@ def update_profiles(
     Args:
         again: make every vector and profile again.
         backlog: embed detections without an individual too, after the others.
+        branches: those that every detection needs; what stands for an individual gets all.
     """
     result = ProfileReport()
     started = time.perf_counter()
@@ -68,8 +76,9 @@ def update_profiles(
         table.remove_empty_profiles(session)
         if again:
             table.outdate_profiles(session, recipe.id)
-        todo = detections_without_vectors(session, recipe.id, BRANCHES, all_again=again, assigned_only=not backlog)
-    result.embedded = embed_detections(site, recipe, todo, say, STEP).embedded
+        todo = detections_without_vectors(session, recipe.id, branches, all_again=again, assigned_only=not backlog)
+    result.embedded = embed_detections(site, recipe, todo, say, STEP, branches, again).embedded
+    result.embedded += len(embed_evidence(site, recipe, say)) + len(embed_named(site, recipe, say))
     for position, (deer, name) in enumerate(individuals, start=1):
         with site.database.session() as session:
             outcome = refresh_profile(session, recipe.id, deer, again=again)
@@ -132,6 +141,31 @@ def embed_lacking(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[u
     return lacking
 
 
+def embed_evidence(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[uuid.UUID]:
+    """Give what stands for individuals the second network's vector, which fast mode leaves out at first.
+
+    Matching calls it before it begins, so that nobody whose run was killed before the profiles is opened a second time.
+    Returns these detections; one without a readable crop stays as it is.
+    """
+    with site.database.session() as session:
+        lacking = table.evidence_lacking(session, recipe.id)
+    embed_detections(site, recipe, lacking, say, STEP)
+    return lacking
+
+
+def embed_named(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[uuid.UUID]:
+    """Give what people named, also by comparing pictures, the second network's vector: all branches are judged on it.
+
+    What has no vectors at all under the recipe is left alone. Returns the detections that lacked one.
+    """
+    named = named_detections(site)
+    with site.database.session() as session:
+        first = embedded(session, recipe.id, [branch for branch in BRANCHES if branch != EFFICIENTNET], named)
+        lacking = sorted(first - embedded(session, recipe.id, BRANCHES, named), key=str)
+    embed_detections(site, recipe, lacking, say, STEP)
+    return lacking
+
+
 def show_live_columns(site: Site, say: LogLine = log.info) -> int:
     """Let the columns of `deer` show the live release where they do not, a batch a transaction; returns of how many.
 
@@ -171,14 +205,14 @@ def refresh_profile(
     """
     table.lock_deer(session, deer)
     members = table.members(session, recipe_id, deer).get(deer, [])
-    have = _vectors(session, recipe_id, [member.detection_id for member in members])
-    members = [member for member in members if member.detection_id in have]
-    if not members:
+    standing = [member for member in table.standing_for(members) if member.complete]
+    have = _vectors(session, recipe_id, [member.detection_id for member in standing])
+    standing = [member for member in standing if member.detection_id in have]
+    if not standing:
         return None
     live = show and _is_live(session, recipe_id)
     if not again and deer not in table.stale_profiles(session, recipe_id, live=live, deer=deer):
         return False
-    standing = [member for member in members if member.evidence] or members
     stacked = {branch: np.stack([have[member.detection_id][branch] for member in standing]) for branch in BRANCHES}
     chosen = choose_exemplars(
         [member.detection_id for member in standing],

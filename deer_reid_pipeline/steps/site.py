@@ -51,9 +51,10 @@ class Matcher:
     def describe(self) -> str:
         """The line that the log shows at the start of a run."""
         name = "Enhanced Re-ID enabled" if self.policy.matcher != "v1_resnet50" else "Enhanced Re-ID disabled (v1)"
+        name += ", fast mode" if self.policy.fast else ""
         weights = " + ".join(f"{weight:g}*{branch}" for branch, weight in self.policy.weights.items())
         if self.policy.fusion == "calibrated":
-            weights = f"calibrated fusion of {' and '.join(b for b, weight in self.policy.weights.items() if weight)}"
+            weights = f"calibrated fusion of {' and '.join(self.policy.branches)}"
         release = f"release {self.release_id}" if self.release_id else "no release (random weights, for trials only)"
         changed = f"; overridden by {', '.join(self.overrides)}" if self.overrides else ""
         return (

@@ -120,6 +120,12 @@ def load_identities(site: Site) -> Labelled:
         return _labelled(_named(session)[0], {}, None)
 
 
+def named_detections(site: Site) -> list[uuid.UUID]:
+    """Standing detections whose individual a person gave, directly or by a comparison."""
+    with site.database.session() as session:
+        return [row.detection_id for row in _named(session)[0]]
+
+
 def judged_by_others(site: Site, recipe_id: str) -> dict[str, list[uuid.UUID]]:
     """Fold model of a fine-tuned recipe -> detections that it needs vectors of to judge; empty for other recipes."""
     with site.database.session() as session:

@@ -17,7 +17,7 @@ from deer_reid_pipeline.progress import report as tell
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.tuning.fit import Tuned, fit
-from deer_reid_pipeline.steps.policies import first_policy
+from deer_reid_pipeline.steps.policies import ENHANCED, FAST, starting_from
 from deer_reid_pipeline.steps.releases import propose
 from deer_reid_pipeline.steps.report.writer import write_folder
 from deer_reid_pipeline.steps.site import Site
@@ -60,6 +60,7 @@ def fit_release(
     *,
     bound: float | None = None,
     recipe: str | None = None,
+    mode: str | None = None,
     run_id: str | None = None,
     say: LogLine = log.info,
 ) -> Fitting:
@@ -72,11 +73,14 @@ def fit_release(
         bound: share of searches for unknown animals that may return a name; the live release's where not given.
         recipe: id of the recipe to fit for; the live release's where not given. The fit starts from the live policy;
             for another recipe, whose similarities mean something else, from the weights that it starts with.
+        mode: FAST or ENHANCED; the live release's where not given.
 
     Raises:
         DatabaseError: the recipe is unknown or can never be released.
-        ValueError: the bound is not between 0 and 1.
+        ValueError: the bound is not between 0 and 1, or there is no such mode.
     """
+    if mode not in (None, FAST, ENHANCED):
+        raise ValueError(f"{mode!r} is not a mode: {ENHANCED} or {FAST}")
     matcher = site.matcher()
     if matcher.overrides:
         say(f"fitted beside the release itself; {', '.join(matcher.overrides)} stays in force where it is set")
@@ -86,8 +90,8 @@ def fit_release(
         if chosen != matcher.recipe.id:
             refuse_unreleasable(session, chosen)
         known = individuals_with_sightings(session)
-    if chosen != matcher.recipe.id:
-        base = base.model_copy(update={"weights": first_policy(site.stored_recipe(chosen)).weights})
+    fast = base.fast if mode is None else mode == FAST
+    base = starting_from(base, site.stored_recipe(chosen), fast=fast, fresh=chosen != matcher.recipe.id)
     truth = load_truth(site, chosen)
     labelled = truth.labelled
     if truth.trained_on:
@@ -188,7 +192,8 @@ def propose_fit(site: Site, report: int | None = None, run_id: str | None = None
         say(f"no candidate: {reason}")
         return Proposal(number, None, str(reason), summary)
     why = f"tuning report {number}"
-    candidate = propose(site, recipe, fitted, why, report_id=number, name="tuned", run_id=run_id)
+    name = "fast" if fitted.policy.fast else "tuned"
+    candidate = propose(site, recipe, fitted, why, report_id=number, name=name, run_id=run_id)
     say(f"release {candidate} waits as a candidate: {why}")
     return Proposal(number, candidate, why, summary)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
-from deer_reid_pipeline.reid.similarity import BRANCHES, MULTISCALE, FloatArray
+from deer_reid_pipeline.reid.similarity import BRANCHES, EFFICIENTNET, MULTISCALE, FloatArray
 from deer_reid_pipeline.store.columns import profiled, shown
 from deer_reid_pipeline.store.ids import opened_deer_id
 from deer_reid_pipeline.store.models import Deer, Detection, DetectionCrop, Embedding, Profile, ProfileExemplar
@@ -26,12 +26,14 @@ class Member:
         by_person: a person gave the identity.
         evidence: it may stand for the individual: a person named it, or the individual was opened from it. A
             machine's match says whom a picture resembles, not whom it shows, and adds no evidence.
+        complete: it has vectors of all branches, which what was matched in fast mode has not.
     """
 
     detection_id: uuid.UUID
     viewpoint: str | None
     by_person: bool
     evidence: bool
+    complete: bool = True
 
 
 def individuals_with_sightings(session: Session) -> list[tuple[uuid.UUID, str]]:
@@ -57,6 +59,10 @@ def detections_of(session: Session, deer: Sequence[uuid.UUID]) -> list[uuid.UUID
 
 def members(session: Session, recipe_id: str, deer: uuid.UUID | None = None) -> dict[uuid.UUID, list[Member]]:
     """Standing detections with a vector under the recipe, by individual (all, or one), each list by id."""
+    second = aliased(Embedding)
+    complete = select(second.detection_id).where(
+        second.detection_id == Detection.id, second.recipe_id == recipe_id, second.branch == EFFICIENTNET
+    )
     query = (
         select(
             Detection.deer_id,
@@ -64,6 +70,7 @@ def members(session: Session, recipe_id: str, deer: uuid.UUID | None = None) -> 
             Detection.viewpoint,
             Detection.classification_method,
             Detection.encounter_id,
+            complete.exists(),
         )
         .join(Embedding, Embedding.detection_id == Detection.id)
         .where(
@@ -77,15 +84,32 @@ def members(session: Session, recipe_id: str, deer: uuid.UUID | None = None) -> 
     if deer is not None:
         query = query.where(Detection.deer_id == deer)
     found: dict[uuid.UUID, list[Member]] = defaultdict(list)
-    for owner, key, viewpoint, method, encounter in session.execute(query):
+    for owner, key, viewpoint, method, encounter, has_second in session.execute(query):
         opened = encounter is not None and opened_deer_id(encounter) == owner
-        found[owner].append(Member(key, viewpoint, method == "human", method != "machine" or opened))
+        found[owner].append(Member(key, viewpoint, method == "human", method != "machine" or opened, has_second))
     return dict(found)
+
+
+def standing_for(items: Sequence[Member]) -> list[Member]:
+    """Those of an individual's detections that may stand for it: the evidence, or all where nothing is evidence."""
+    return [item for item in items if item.evidence] or list(items)
+
+
+def evidence_lacking(session: Session, recipe_id: str) -> list[uuid.UUID]:
+    """Detections that stand for individuals and lack the second network's vector, as when fast mode opened them."""
+    return [
+        item.detection_id
+        for items in members(session, recipe_id).values()
+        for item in standing_for(items)
+        if not item.complete
+    ]
 
 
 def digest_of(items: Sequence[Member]) -> str:
     """sha256 over what a profile is made of; equal digests mean that it need not be made again."""
-    text = "\n".join(f"{m.detection_id} {m.viewpoint} {m.by_person} {m.evidence}" for m in items)
+    text = "\n".join(
+        f"{m.detection_id} {m.viewpoint} {m.by_person} {m.evidence}{'' if m.complete else ' incomplete'}" for m in items
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,9 +6,10 @@ How is a plan (`engine.options`): float32 as loaded, unless somebody chose anoth
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,9 @@ class EmbeddingError(DeerReidError):
 class EmbeddedBatch:
     """Vectors of a batch of crops, in the order of the crops.
 
-    `vectors`: branch -> float32 [n, 512], unit length. `seconds`: stage -> wall time; stages are
-    'preprocess', 'backbone:<key>' and 'project:<branch>'. `branch_seconds`: what each branch alone would have
-    taken, so branches that share a backbone both count it.
+    `vectors`: branch -> float32 [n, 512], unit length, of the branches that were asked for. `seconds`: stage -> wall
+    time; stages are 'preprocess', 'backbone:<key>' and 'project:<branch>'. `branch_seconds`: what each branch alone
+    would have taken, so branches that share a backbone both count it.
     """
 
     recipe_id: str
@@ -115,6 +116,7 @@ class Embedder:
         load: Callable[[Backbone, WeightStore], Network] = load_backbone,
     ) -> None:
         self.recipe = recipe
+        self.branches = tuple(recipe.branches)
         self.device = resolve_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -132,6 +134,29 @@ class Embedder:
         self.plan: Plan = dict.fromkeys(self.trunks, PLAIN)
         self._ready: dict[tuple[str, Choice, int], Runner] = {}
         self._forward = threading.Lock()
+
+    def only(self, branches: Collection[str]) -> Embedder:
+        """The same networks, of which only those that these branches need are computed, in the way that is in use now.
+
+        Nothing is loaded again; forward passes of both take turns. With all branches it is this embedder itself.
+
+        Raises:
+            ValueError: the recipe has no such branch, or none is asked for.
+        """
+        unknown = set(branches) - set(self.recipe.branches)
+        if unknown or not branches:
+            raise ValueError(
+                f"recipe {self.recipe.id} has no branches {', '.join(sorted(unknown)) or '(none asked for)'}"
+            )
+        wanted = tuple(name for name in self.branches if name in branches)
+        if wanted == self.branches:
+            return self
+        part = copy.copy(self)
+        part.branches = wanted
+        used = {self.recipe.branches[name].backbone for name in wanted}
+        part.trunks = {key: trunk for key, trunk in self.trunks.items() if key in used}
+        part.plan = {key: choice for key, choice in self.plan.items() if key in used}
+        return part
 
     def runner(self, key: str, choice: Choice) -> Runner:
         """A backbone made ready to be computed in this way; made once, until `release`.
@@ -210,7 +235,7 @@ class Embedder:
     def _checked(self, parts: list[dict[str, NDArray[np.float32]]], seconds: dict[str, float]) -> EmbeddedBatch:
         vectors = {
             name: np.concatenate([part[name] for part in parts]) if parts else np.zeros((0, DIMENSION), np.float32)
-            for name in self.recipe.branches
+            for name in self.branches
         }
         for name, values in vectors.items():
             norms = np.linalg.norm(values, axis=1)
@@ -258,7 +283,7 @@ class Embedder:
         """
         seconds = {} if seconds is None else seconds
         taps = self.trunks[key].taps
-        seen: dict[str, list[torch.Tensor]] = {n: [] for n, b in self.recipe.branches.items() if b.backbone == key}
+        seen: dict[str, list[torch.Tensor]] = {n: [] for n in self.branches if self.recipe.branches[n].backbone == key}
         with precision(self.device):
             for spec in self.recipe.backbones[key].preprocess.each_view():
                 with self._timed(f"backbone:{key}", seconds):
@@ -298,6 +323,7 @@ class Embedder:
             + seconds.get(f"backbone:{branch.backbone}", 0.0)
             + seconds.get(f"project:{name}", 0.0)
             for name, branch in self.recipe.branches.items()
+            if name in self.branches
         }
 
     @contextlib.contextmanager

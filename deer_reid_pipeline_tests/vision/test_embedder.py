@@ -29,6 +29,21 @@ def embedder(small_recipe: Recipe, small_store: WeightStore) -> Embedder:
     return Embedder(small_recipe, small_store, "cpu")
 
 
+@pytest.fixture(scope="module")
+def two_networks(small_recipe: Recipe, small_store: WeightStore) -> Embedder:
+    """As shipped recipes are: the second network, with a layout of its own, serves the EfficientNet branch."""
+    main = small_recipe.backbones["main"]
+    second = main.model_copy(update={"preprocess": main.preprocess.model_copy(update={"width": 96})})
+    branch = small_recipe.branches["efficientnet"].model_copy(update={"backbone": "second"})
+    recipe = small_recipe.model_copy(
+        update={
+            "backbones": {"main": main, "second": second},
+            "branches": {**small_recipe.branches, "efficientnet": branch},
+        }
+    )
+    return Embedder(recipe, small_store, "cpu")
+
+
 def test_vectors_are_unit_float32_for_every_branch(embedder: Embedder, crops: list[Pixels]) -> None:
     batch = embedder.embed(crops)
     assert batch.recipe_id == embedder.recipe.id
@@ -107,6 +122,31 @@ def test_another_process_gives_the_same_vectors(
     other = np.load(tmp_path / "out.npz")
     for name, values in embedder.embed(crops).vectors.items():
         assert (values * other[name]).sum(axis=1).min() >= 0.9999
+
+
+def test_some_branches_are_computed_alone_and_are_the_same_vectors(
+    two_networks: Embedder, crops: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = two_networks.embed(crops)
+    used: list[str] = []
+    runner = Embedder.runner
+    monkeypatch.setattr(Embedder, "runner", lambda self, key, choice: used.append(key) or runner(self, key, choice))
+    for branches, backbone in ((("baseline", "multiscale"), "main"), (("efficientnet",), "second")):
+        part = two_networks.only(branches)
+        used.clear()
+        prepared = [part.prepare(crop) for crop in crops]
+        for made in (part.embed(crops), part.embed_prepared(prepared)):
+            assert set(made.vectors) == set(branches) == set(made.branch_seconds)
+            for branch in branches:
+                np.testing.assert_array_equal(made.vectors[branch], whole.vectors[branch])
+        assert set(used) == {backbone}
+        assert len(prepared[0]) == 1
+    assert two_networks.only(BRANCHES) is two_networks
+    assert set(two_networks.embed(crops).vectors) == set(BRANCHES), "the whole is as it was"
+    with pytest.raises(ValueError, match="no branches depth"):
+        two_networks.only(("depth",))
+    with pytest.raises(ValueError, match="none asked for"):
+        two_networks.only(())
 
 
 def test_no_crops_give_no_vectors_and_wrong_ones_an_error(embedder: Embedder) -> None:

@@ -72,6 +72,12 @@ class TuningConfig(dg.Config):
         description="Share of searches for unknown animals that may return a name, such as 0.05; 0: as the live "
         "release has it.",
     )
+    mode: str = Field(
+        default="",
+        pattern="^(enhanced|fast)?$",
+        description="enhanced: two branches are fused; fast: the multi-scale one decides alone, and the second network "
+        "is computed of new animals only; empty: as the live release has it.",
+    )
 
 
 @dg.asset(
@@ -92,7 +98,8 @@ def ensemble_weights(
     context: dg.AssetExecutionContext, config: TuningConfig, site: SiteResource
 ) -> dg.MaterializeResult:
     """One row: a fit, in the table of reports. What it fitted waits there until `match_threshold` proposes it."""
-    found = fit_release(site.site, bound=config.bound or None, run_id=context.run_id, say=context.log.info)
+    bound, mode = config.bound or None, config.mode or None
+    found = fit_release(site.site, bound=bound, mode=mode, run_id=context.run_id, say=context.log.info)
     tuned = found.tuned
     figures: dict[str, Any] = {}
     if tuned is not None:

@@ -60,7 +60,7 @@ def fused_blocks(labelled: Labelled, fitted: FittedPolicy) -> Block:
     """
     fold = fitted.folds_of(list(labelled.names))[labelled.individual]
     policies = {number: fitted.judging(number) for number in np.unique(fold).tolist()}
-    needed = sorted({branch for policy in policies.values() for branch, weight in policy.weights.items() if weight})
+    needed = sorted({branch for policy in policies.values() for branch in policy.branches})
     cosines = {branch: branch_blocks(labelled, branch) for branch in needed}
 
     def block(rows: Ints) -> FloatArray:

@@ -271,7 +271,7 @@ class Comparison:
             at = np.flatnonzero((folds == fold) & (own == number))
             gallery = standing.vectors if self._compartment is None else standing.galleries[number]
             cosines = {}
-            for branch in (b for b, weight in policy.weights.items() if weight):
+            for branch in policy.branches:
                 if branch not in self._labelled.vectors:
                     raise ValueError(f"the policy weighs branch {branch}, which these detections have no vectors of")
                 if (number, branch) not in gathered:

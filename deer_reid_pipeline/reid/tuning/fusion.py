@@ -52,7 +52,7 @@ def choose_fusion(labelled: Labelled, base: MatchPolicy, folds: int, salt: str) 
         folds: inner groups.
         salt: of the groups; another than that of the outer ones.
     """
-    branches = tuple(branch for branch, weight in base.weights.items() if weight)
+    branches = base.branches
     if len(branches) != 2:
         return Fusion(FittedPolicy(policy=base), ("The policy does not fuse two branches: no weights to choose.",))
     start = with_weights(base, branches, base.weights[branches[0]] / sum(base.weights.values()))

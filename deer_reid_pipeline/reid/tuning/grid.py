@@ -81,7 +81,7 @@ def weight_grid(labelled: Labelled, base: MatchPolicy, *, step: float = STEP) ->
     Of more than about 2,500 detections that many are taken, spread over individuals and encounters. Intervals are
     bootstraps over individuals.
     """
-    branches = tuple(branch for branch, weight in base.weights.items() if weight)
+    branches = base.branches
     if len(branches) != 2:
         return ()
     sample = Sample(thinned(labelled), branches)

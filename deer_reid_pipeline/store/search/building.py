@@ -79,7 +79,7 @@ def prepare_search(
     """
     if policy.gallery != "exemplars" or policy.matcher == "v1_resnet50":
         return []
-    branches = sorted(branch for branch, weight in policy.weights.items() if weight)
+    branches = sorted(policy.branches)
     return [ensure_index(database, recipe_id, b, say, again=again, exact_limit=exact_limit) for b in branches]
 
 

@@ -26,7 +26,7 @@ PROPOSED = 50
 
 
 def _proposing(policy: MatchPolicy) -> list[str]:
-    return sorted(branch for branch, weight in policy.weights.items() if weight)
+    return sorted(policy.branches)
 
 
 def open_gallery(

@@ -86,7 +86,7 @@ def nearest_fused(
         RecipeMismatchError: the plans are of different recipes.
     """
     recipe_id = one_recipe(plans)
-    branches = sorted(branch for branch, weight in policy.weights.items() if weight)
+    branches = sorted(policy.branches)
     rows = {branch: queries[branch][None] for branch in branches}
     if any(plans[branch].index is None for branch in branches):
         (found,) = exact_top(session, recipe_id, rows, k, scored_by(policy), among)

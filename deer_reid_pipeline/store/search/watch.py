@@ -61,7 +61,7 @@ def watch_recall(
     Args:
         sample: searches; none is made where every exemplar is compared anyway.
     """
-    branches = sorted(branch for branch, weight in policy.weights.items() if weight)
+    branches = sorted(policy.branches)
     plans = {branch: plan_search(session, recipe_id, branch, exact_limit) for branch in branches}
     if all(plan.index is None for plan in plans.values()):
         return [Watched(branch, plan.rows, False, None, 1.0, 0) for branch, plan in plans.items()]

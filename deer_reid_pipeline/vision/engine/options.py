@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-PRECISIONS = ("float32", "bfloat16", "float16")
-BACKENDS = ("torch", "compile", "openvino")
-
 
 @dataclass(frozen=True)
 class Choice:

@@ -236,6 +236,28 @@ def test_what_is_no_improvement(gain: float, spread: float, ok: bool | None) -> 
     assert verdict.verdict != PASS
 
 
+@pytest.mark.parametrize(
+    ("gain", "spread", "ok"),
+    [
+        (0.0, 0.01, True),  # nothing lost, and the second network saved
+        (-0.002, 0.01, True),  # a loss of a point is ruled out
+        (-0.005, 0.05, None),  # a loss of a point is not ruled out
+        (-0.03, 0.01, False),
+    ],
+)
+def test_doing_without_the_second_network_is_worth_it_where_the_ranking_is_kept(
+    gain: float, spread: float, ok: bool | None
+) -> None:
+    fast = FittedPolicy(policy=POLICY.model_copy(update={"weights": {"multiscale": 1.0}}))
+    ranking = around(0.5) + around(gain, spread=spread, seed=1)
+
+    verdict = judge_candidate(evaluation(ranking=ranking, policies=fast), evaluation())
+
+    assert found(verdict, "improvement") is ok
+    assert verdict.verdict == {True: PASS, None: INCONCLUSIVE, False: FAIL}[ok]
+    assert judge_candidate(evaluation(policies=fast), evaluation(policies=fast)).verdict == FAIL, "nothing is saved"
+
+
 def test_a_worse_ranking_is_refused_whatever_else_gains() -> None:
     live = evaluation(fnir=share(0.9))
     candidate = evaluation(ranking=around(0.45), fnir=share(0.4))
