@@ -218,6 +218,7 @@ def reembed(
 ) -> None:
     """Embed every detection and profile that lacks vectors (of the live recipe, or the one named)."""
     from deer_reid_pipeline.defs.in_process import run_job
+    from deer_reid_pipeline.reid.similarity import BRANCHES
     from deer_reid_pipeline.steps.checks import check_profiles, vector_counts
 
     started = time.perf_counter()
@@ -233,7 +234,7 @@ def reembed(
     profiles = check_profiles(site)
     seconds = time.perf_counter() - started
     console.say(
-        f"Recipe {chosen.id}: {min(counts.values(), default=0)} detections have all vectors, "
+        f"Recipe {chosen.id}: {min(counts.get(branch, 0) for branch in BRANCHES)} detections have all vectors, "
         f"{profiles.individuals} individuals, {seconds:.1f} s."
     )
     emit(

@@ -77,7 +77,7 @@ def run_all(site: Site, folder: Path, detector: str = "auto") -> tuple[str, Drop
     store_detections(site, key)
     store_crops(site, drop_key=key)
     matcher = site.matcher()
-    needed = matcher.policy.needed_branches
+    needed = site.needed_branches(matcher.recipe.id)
     embed_drop(site, matcher.recipe, key, branches=needed)
     match_drop(site, matcher, key)
     update_profiles(site, matcher.recipe, branches=needed)

@@ -27,15 +27,15 @@ from deer_reid_pipeline.steps.deciding import (
     query_of,
 )
 from deer_reid_pipeline.steps.embeddings import embed_drop
-from deer_reid_pipeline.steps.encounter_groups import load_drop
+from deer_reid_pipeline.steps.encounter_groups import compared_branches, load_drop
 from deer_reid_pipeline.steps.policies import asked_for_as
-from deer_reid_pipeline.steps.profiles import embed_lacking, refresh_stale
+from deer_reid_pipeline.steps.profiles import embed_evidence, embed_lacking, refresh_stale
 from deer_reid_pipeline.steps.search import ready_to_search
 from deer_reid_pipeline.steps.site import Matcher, Site
 from deer_reid_pipeline.store import ab as table
 from deer_reid_pipeline.store.ids import encounter_id
 from deer_reid_pipeline.store.models import AbTest
-from deer_reid_pipeline.store.profiles import detections_lacking, individuals_lacking
+from deer_reid_pipeline.store.profiles import detections_lacking, evidence_lacking, individuals_lacking
 from deer_reid_pipeline.store.releases import get_release, live_release, lock_releases, refuse_unreleasable
 from deer_reid_pipeline.store.reports import AB, add_report
 from deer_reid_pipeline.store.search import GallerySource, open_gallery
@@ -183,7 +183,8 @@ class SideBySide:
         """Whether individuals were seen since `open_test` in pictures that release b's recipe has no vectors of."""
         if self._tried is None:
             return False
-        return bool(set(detections_lacking(session, self.matcher.recipe.id)) - self._tried)
+        recipe = self.matcher.recipe.id
+        return bool({*detections_lacking(session, recipe), *evidence_lacking(session, recipe)} - self._tried)
 
     def begin(self, session: Session, work: Deciding, without: set[Any]) -> None:
         """Open release b's gallery beside that of the live one, in the transaction that decides."""
@@ -240,11 +241,12 @@ def open_test(site: Site, matcher: Matcher, drop_key: str, say: LogLine = log.in
         return None
     other, tried = site.matcher_of(info.release_b), None
     if other.recipe.id == matcher.recipe.id:
-        if set(other.policy.branches) - set(matcher.policy.needed_branches):
-            embed_drop(site, other.recipe, drop_key, say, other.policy.needed_branches)
+        if set(other.policy.branches) - set(matcher.policy.branches):
+            embed_drop(site, other.recipe, drop_key, say, compared_branches(other))
+            ready_to_search(site, other.recipe.id, other.policy, say)
     else:
         embed_drop(site, other.recipe, drop_key, say, other.policy.needed_branches)
-        tried = set(embed_lacking(site, other.recipe, say))
+        tried = {*embed_lacking(site, other.recipe, say), *embed_evidence(site, other.recipe, say)}
         ready_to_search(site, other.recipe.id, other.policy, say)
     say(
         f"A/B test {info.test}: {info.share_all:.0%} of new encounters are decided by release {info.release_a} and "

@@ -37,10 +37,11 @@ CUT_AHEAD = 64
 
 @dataclass
 class EmbeddingReport:
-    """Detections embedded now, those without a crop, and seconds by branch."""
+    """Detections embedded now, those without a crop, and vectors and seconds by branch."""
 
     embedded: int = 0
     without_crop: int = 0
+    vectors: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
 
 
@@ -157,6 +158,7 @@ def _store_batch(
     count = sum(len(ids) for ids, _ in made)
     seconds = sum((Counter(each.branch_seconds) for _, each in made), Counter[str]())
     result.embedded += count
+    result.vectors.update(dict.fromkeys(branches, count))
     result.seconds.update(seconds)
     times = ", ".join(f"{branch} {1000 * seconds[branch]:.0f} ms" for branch in branches)
     say(f"embedded {count} crops: {times} (branches that share a backbone each count its one pass)")

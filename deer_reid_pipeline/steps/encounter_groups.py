@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.reid.encounters import EncounterGroup, Sighting, group_events, split_event
 from deer_reid_pipeline.reid.matching import fused_similarity
-from deer_reid_pipeline.reid.similarity import BASELINE, FloatArray, VectorSet, cosine_matrix
+from deer_reid_pipeline.reid.similarity import BASELINE, BRANCHES, FloatArray, VectorSet, cosine_matrix
 from deer_reid_pipeline.reid.vocabulary import sex_of
 from deer_reid_pipeline.steps.site import Matcher
 from deer_reid_pipeline.store.media import DetectionRow, detections_of_drop
@@ -32,6 +32,11 @@ class DropToDecide:
     vectors: dict[str, dict[uuid.UUID, FloatArray]]
 
 
+def compared_branches(matcher: Matcher) -> tuple[str, ...]:
+    """The branches whose vectors deciding needs: those with a say, and v1's for the log."""
+    return tuple(branch for branch in BRANCHES if branch == BASELINE or branch in matcher.policy.branches)
+
+
 def load_drop(session: Session, matcher: Matcher, drop_key: str) -> DropToDecide:
     """Read a drop's detections and the vectors of the undecided ones.
 
@@ -40,8 +45,8 @@ def load_drop(session: Session, matcher: Matcher, drop_key: str) -> DropToDecide
     """
     rows = {row.id: row for row in detections_of_drop(session, drop_key)}
     todo = [key for key, row in rows.items() if _undecided(row)]
-    branches = {BASELINE, *matcher.policy.branches}
-    vectors = {branch: get_embeddings(session, matcher.recipe.id, branch, todo) for branch in sorted(branches)}
+    branches = compared_branches(matcher)
+    vectors = {branch: get_embeddings(session, matcher.recipe.id, branch, todo) for branch in branches}
     lacking = [key for key in todo if any(key not in vectors[branch] for branch in branches)]
     if lacking:
         raise DatabaseError(

@@ -19,7 +19,8 @@ from deer_reid_pipeline.reid.encounters import EncounterGroup
 from deer_reid_pipeline.reid.matching import score_individuals
 from deer_reid_pipeline.steps.ab import SideBySide, open_test
 from deer_reid_pipeline.steps.deciding import Deciding, LogLine, MatchReport, decide_one, query_of
-from deer_reid_pipeline.steps.encounter_groups import DropToDecide, encounters_of, load_drop
+from deer_reid_pipeline.steps.embeddings import embed_drop
+from deer_reid_pipeline.steps.encounter_groups import DropToDecide, compared_branches, encounters_of, load_drop
 from deer_reid_pipeline.steps.profiles import embed_evidence, embed_unknown, refresh_stale
 from deer_reid_pipeline.steps.search import ready_to_search
 from deer_reid_pipeline.steps.site import Matcher, Site
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 LOG_EVERY = 100
 
 ROUNDS = 5
-"""How often a run embeds individuals that other drops opened under another release meanwhile, before it gives up."""
+"""How often a run embeds individuals that other drops opened meanwhile, before it gives up."""
 
 
 def match_drop(
@@ -45,9 +46,11 @@ def match_drop(
     Identities that a person gave come first; the rest is decided event by event in time order, against everything
     known by then. Running it again decides nothing twice.
 
+    What opened an individual in fast mode gets the second network's vector right after.
+
     Raises:
-        DatabaseError: a detection has no vectors under the recipe, or other drops kept opening individuals under
-            another release while this one waited for its turn.
+        DatabaseError: a detection has no vectors under the recipe, or other drops kept opening individuals that it has
+            not all vectors of while this one waited for its turn.
     """
     say(matcher.describe())
     result = MatchReport()
@@ -56,9 +59,10 @@ def match_drop(
             break
     else:
         raise DatabaseError(
-            f"drop {drop_key} was not decided: {ROUNDS} times, another drop opened individuals under another release "
-            f"while it waited, which {matcher.recipe.id} does not know yet; run it again when the others are done"
+            f"drop {drop_key} was not decided: {ROUNDS} times, another drop opened individuals while it waited that "
+            f"{matcher.recipe.id} has not all vectors of yet; run it again when the others are done"
         )
+    embed_evidence(site, matcher.recipe, say)
     say(
         f"{result.decided} encounters decided: {result.outcomes['matched']} matched, "
         f"{result.outcomes['new_individual']} new, {result.outcomes['uncertain']} uncertain "
@@ -72,9 +76,10 @@ def _decide_in_turn(
 ) -> bool:
     """Decide the drop when its turn comes; False, and nothing decided, where somebody has to be embedded first.
 
-    Embedding takes long and stays outside the lock. Whom another drop opened under another release before it let go
-    of the lock is therefore looked for again inside.
+    Embedding takes long and stays outside the lock. Whom another drop opened under another release, or in fast mode,
+    before it let go of the lock is therefore looked for again inside.
     """
+    embed_drop(site, matcher.recipe, drop_key, say, compared_branches(matcher))  # another release embedded it
     tried = {*embed_unknown(site, matcher.recipe, say), *embed_evidence(site, matcher.recipe, say)}
     test = open_test(site, matcher, drop_key, say)
     ready_to_search(site, matcher.recipe.id, matcher.policy, say)

@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.monitoring import WINDOW_DAYS, day_bounds
+from deer_reid_pipeline.steps.profiles import lacking_second
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.truth import data_digest, judged_by_others, load_truth
 from deer_reid_pipeline.steps.tuning import FOLDS
 from deer_reid_pipeline.store import nightly as stored
 from deer_reid_pipeline.store.media import detections_without_vectors
 from deer_reid_pipeline.store.monitoring import days_with_matches
-from deer_reid_pipeline.store.profiles import evidence_lacking, stale_profiles
+from deer_reid_pipeline.store.profiles import stale_profiles
 from deer_reid_pipeline.store.releases import fitted_of, live_release
 from deer_reid_pipeline.store.reports import TUNING, VALIDATION
 from deer_reid_pipeline.store.vectors import embedded
@@ -66,10 +67,12 @@ def reembedding(site: Site, now: datetime, last: datetime | None) -> Decision:
     """
     with site.database.session() as session:
         live = _live(session)
-        if live is None:
-            return Decision(False, NOTHING_YET)
+    if live is None:
+        return Decision(False, NOTHING_YET)
+    second = lacking_second(site, live.recipe)
+    with site.database.session() as session:
         lacking = detections_without_vectors(session, live.recipe, live.branches)
-        lacking += sorted(set(evidence_lacking(session, live.recipe)) - set(lacking), key=str)
+        lacking += sorted(set(second) - set(lacking), key=str)
         lost = stored.without_picture(session, lacking)
         stale = len(stale_profiles(session, live.recipe, live=True))
         empty = stored.has_empty_profiles(session)

@@ -59,12 +59,12 @@ def update_profiles(
 ) -> ProfileReport:
     """Bring every individual's profile under a recipe up to date, after embedding detections that lack vectors.
 
-    What is embedded is one stream, so that a measurement pays and a cluster is started once; one transaction a batch,
-    then one an individual. A profile whose detections did not change is left alone, so a killed run goes on where it
-    was. The owner's columns follow when the recipe is the live one.
+    What is embedded is one stream (and another where fast mode left something out), so that a measurement pays and a
+    cluster is started once; one transaction a batch, then one an individual. A profile whose detections did not change
+    is left alone, so a killed run goes on where it was. The owner's columns follow when the recipe is the live one.
 
     Args:
-        again: make every vector and profile again.
+        again: make every vector and profile again, of all branches.
         backlog: embed detections without an individual too, after the others.
         branches: those that every detection needs; what stands for an individual gets all.
     """
@@ -76,9 +76,10 @@ def update_profiles(
         table.remove_empty_profiles(session)
         if again:
             table.outdate_profiles(session, recipe.id)
+        branches = BRANCHES if again else branches
         todo = detections_without_vectors(session, recipe.id, branches, all_again=again, assigned_only=not backlog)
     result.embedded = embed_detections(site, recipe, todo, say, STEP, branches, again).embedded
-    result.embedded += len(embed_evidence(site, recipe, say)) + len(embed_named(site, recipe, say))
+    result.embedded += embed_detections(site, recipe, lacking_second(site, recipe.id), say, STEP).embedded
     for position, (deer, name) in enumerate(individuals, start=1):
         with site.database.session() as session:
             outcome = refresh_profile(session, recipe.id, deer, again=again)
@@ -144,8 +145,8 @@ def embed_lacking(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[u
 def embed_evidence(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[uuid.UUID]:
     """Give what stands for individuals the second network's vector, which fast mode leaves out at first.
 
-    Matching calls it before it begins, so that nobody whose run was killed before the profiles is opened a second time.
-    Returns these detections; one without a readable crop stays as it is.
+    Matching calls it before it begins, so that nobody whose run was killed is opened a second time, and at its end.
+    Returns the detections that lacked one; one without a readable crop stays as it is.
     """
     with site.database.session() as session:
         lacking = table.evidence_lacking(session, recipe.id)
@@ -153,17 +154,14 @@ def embed_evidence(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[
     return lacking
 
 
-def embed_named(site: Site, recipe: Recipe, say: LogLine = log.info) -> list[uuid.UUID]:
-    """Give what people named, also by comparing pictures, the second network's vector: all branches are judged on it.
-
-    What has no vectors at all under the recipe is left alone. Returns the detections that lacked one.
-    """
+def lacking_second(site: Site, recipe_id: str) -> list[uuid.UUID]:
+    """Detections that have the first network's vectors only, as fast mode leaves them, and need all: those that stand
+    for individuals, and those that people named, also by comparing pictures, since all branches are judged on them."""
     named = named_detections(site)
     with site.database.session() as session:
-        first = embedded(session, recipe.id, [branch for branch in BRANCHES if branch != EFFICIENTNET], named)
-        lacking = sorted(first - embedded(session, recipe.id, BRANCHES, named), key=str)
-    embed_detections(site, recipe, lacking, say, STEP)
-    return lacking
+        first = embedded(session, recipe_id, [branch for branch in BRANCHES if branch != EFFICIENTNET], named)
+        lacking = first - embedded(session, recipe_id, BRANCHES, named)
+        return sorted(lacking.union(table.evidence_lacking(session, recipe_id)), key=str)
 
 
 def show_live_columns(site: Site, say: LogLine = log.info) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from deer_reid_pipeline.errors import RecipeMismatchError, SettingsError, WeightsError
 from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy, cuts_in_words
+from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.store.database import Database, connect
@@ -121,6 +122,15 @@ class Site:
 
         with self.database.session() as session:
             return Recipe.from_json(recipe_spec(session, recipe_id))
+
+    def needed_branches(self, recipe_id: str) -> tuple[str, ...]:
+        """The branches that every detection is embedded in under a recipe: what the live release says of its own,
+        whatever settings override; all of any other."""
+        with self.database.session() as session:
+            release = live_release(session)
+            if release is None or release.recipe_id != recipe_id:
+                return BRANCHES
+            return MatchPolicy.model_validate(release.policy).needed_branches
 
     def matcher(self) -> Matcher:
         """What matching uses now; makes the first release of a new home.

@@ -128,11 +128,17 @@ class LiveColumns:
 
 
 def live_columns(session: Session, recipe_id: str) -> list[LiveColumns]:
-    """What the columns of `deer` show of every individual with a standing detection embedded under the recipe."""
+    """What the columns of `deer` show of every individual with a standing detection that has all vectors of the
+    recipe."""
     sighted = (
         select(Detection.deer_id)
         .join(Embedding, Embedding.detection_id == Detection.id)
-        .where(Detection.deer_id.is_not(None), ~Detection.superseded, Embedding.recipe_id == recipe_id)
+        .where(
+            Detection.deer_id.is_not(None),
+            ~Detection.superseded,
+            Embedding.recipe_id == recipe_id,
+            Embedding.branch == EFFICIENTNET,  # made last, where it is not made together with the others
+        )
     )
     rows = session.execute(
         select(

@@ -97,24 +97,40 @@ def standing_for(items: Sequence[Member]) -> list[Member]:
 
 def evidence_lacking(session: Session, recipe_id: str) -> list[uuid.UUID]:
     """Detections that stand for individuals and lack the second network's vector, as when fast mode opened them."""
+    first, second = aliased(Embedding), aliased(Embedding)
+    of_recipe = [
+        select(table.detection_id)
+        .where(table.detection_id == Detection.id, table.recipe_id == recipe_id, table.branch == branch)
+        .exists()
+        for table, branch in ((first, MULTISCALE), (second, EFFICIENTNET))
+    ]
+    concerned = session.scalars(
+        select(Detection.deer_id)
+        .where(Detection.deer_id.is_not(None), ~Detection.superseded, of_recipe[0], ~of_recipe[1])
+        .distinct()
+    ).all()
     return [
         item.detection_id
-        for items in members(session, recipe_id).values()
-        for item in standing_for(items)
+        for items in (members(session, recipe_id, deer) for deer in concerned)
+        for item in standing_for([item for each in items.values() for item in each])
         if not item.complete
     ]
 
 
 def digest_of(items: Sequence[Member]) -> str:
     """sha256 over what a profile is made of; equal digests mean that it need not be made again."""
+    left_out = {m.detection_id for m in standing_for(items) if not m.complete}
     text = "\n".join(
-        f"{m.detection_id} {m.viewpoint} {m.by_person} {m.evidence}{'' if m.complete else ' incomplete'}" for m in items
+        f"{m.detection_id} {m.viewpoint} {m.by_person} {m.evidence}{' left out' if m.detection_id in left_out else ''}"
+        for m in items
     )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def stale_profiles(session: Session, recipe_id: str, *, live: bool, deer: uuid.UUID | None = None) -> list[uuid.UUID]:
     """Individuals whose profile under the recipe is missing or made of other detections than they have now.
+
+    One of which no detection has all vectors cannot have a profile, and is left out.
 
     Args:
         live: the recipe is the live one, so that columns of `deer` which do not show it count too.
@@ -125,7 +141,11 @@ def stale_profiles(session: Session, recipe_id: str, *, live: bool, deer: uuid.U
         digests = digests.where(Profile.deer_id == deer)
     made = dict(session.execute(digests).tuples().all())
     current = members(session, recipe_id, deer)
-    stale = {key for key, items in current.items() if made.get(key) != digest_of(items)}
+    stale = {
+        key
+        for key, items in current.items()
+        if made.get(key) != digest_of(items) and any(item.complete for item in standing_for(items))
+    }
     if live:
         due = select(Deer.id).where(profiled(recipe_id), ~shown(recipe_id))
         stale.update(session.scalars(due if deer is None else due.where(Deer.id == deer)))

@@ -138,7 +138,8 @@ class Embedder:
     def only(self, branches: Collection[str]) -> Embedder:
         """The same networks, of which only those that these branches need are computed, in the way that is in use now.
 
-        Nothing is loaded again; forward passes of both take turns. With all branches it is this embedder itself.
+        Nothing is loaded again; forward passes of both take turns. How is chosen on this embedder (`use`), before its
+        part is taken. With all branches it is this embedder itself.
 
         Raises:
             ValueError: the recipe has no such branch, or none is asked for.
@@ -188,7 +189,7 @@ class Embedder:
     def release(self) -> None:
         """Let go of the networks that were made ready and are not computed with."""
         with self._forward:
-            in_use = {name: ready for name, ready in self._ready.items() if name[1] in (PLAIN, self.plan[name[0]])}
+            in_use = {name: ready for name, ready in self._ready.items() if name[1] in (PLAIN, self.plan.get(name[0]))}
             self._ready = in_use
 
     def embed(self, crops: Sequence[Pixels]) -> EmbeddedBatch:

@@ -32,7 +32,7 @@ def up_to_matching(site: Site, folder: Path) -> str:
     store_detections(site, key)
     store_crops(site, drop_key=key)
     matcher = site.matcher()
-    embed_drop(site, matcher.recipe, key, branches=matcher.policy.needed_branches)
+    embed_drop(site, matcher.recipe, key, branches=site.needed_branches(matcher.recipe.id))
     match_drop(site, matcher, key)
     finish_drop(site, key)
     return key

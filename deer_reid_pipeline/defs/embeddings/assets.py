@@ -1,4 +1,4 @@
-"""`resnet50_embeddings`, `multiscale_embeddings`, `efficientnet_embeddings`: three vectors a detection, one pass."""
+"""`resnet50_embeddings`, `multiscale_embeddings`, `efficientnet_embeddings`: vectors of detections, made together."""
 
 from collections.abc import Iterator
 
@@ -56,7 +56,8 @@ def embeddings(context: dg.AssetExecutionContext, site: SiteResource) -> Iterato
 
     Branches that share a backbone come out of one forward pass, so the three assets are made together.
     """
-    recipe, needed = site.matcher.recipe, site.matcher.policy.needed_branches
+    recipe = site.matcher.recipe
+    needed = site.site.needed_branches(recipe.id)
     context.log.info(site.matcher.describe())
     done = embed_drop(site.site, recipe, context.partition_key, context.log.info, needed)
     for name, branch in BRANCH_OF.items():
@@ -68,7 +69,7 @@ def embeddings(context: dg.AssetExecutionContext, site: SiteResource) -> Iterato
                 "embedded_now": done.embedded,
                 "recipe": recipe.id,
                 **({} if branch in needed else {"left_out": LEFT_OUT}),
-                "milliseconds_a_crop": 1000 * done.seconds[branch] / done.embedded if done.embedded else 0.0,
+                "milliseconds_a_crop": 1000 * done.seconds[branch] / max(done.vectors[branch], 1),
                 "dagster/column_schema": columns(
                     detection_id="uuid: the detection",
                     recipe_id="text: what made the vector",

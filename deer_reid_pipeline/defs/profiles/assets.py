@@ -8,7 +8,6 @@ from deer_reid_pipeline.defs.metadata import columns, contact_sheet, picture
 from deer_reid_pipeline.defs.partitions import image_drop_partitions
 from deer_reid_pipeline.defs.profiles.tables import decision_table
 from deer_reid_pipeline.defs.resources import SiteResource
-from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps.checks import check_profiles, shared_pictures, undecided_encounters
 from deer_reid_pipeline.steps.contact_sheets import SheetItem
 from deer_reid_pipeline.steps.finetuned import embed_judges
@@ -155,7 +154,7 @@ def deer_profiles(
         context.log.info,
         again=config.restart,
         backlog=config.backlog,
-        branches=site.matcher.policy.needed_branches if recipe.id == site.matcher.recipe.id else BRANCHES,
+        branches=site.site.needed_branches(recipe.id),
     )
     embed_judges(site.site, recipe.id, context.log.info)
     check = check_profiles(site.site)

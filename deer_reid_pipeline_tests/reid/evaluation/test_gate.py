@@ -243,6 +243,7 @@ def test_what_is_no_improvement(gain: float, spread: float, ok: bool | None) -> 
         (-0.002, 0.01, True),  # a loss of a point is ruled out
         (-0.005, 0.05, None),  # a loss of a point is not ruled out
         (-0.03, 0.01, False),
+        (0.05, 0.5, None),  # a gain may be chance, and so may it hide a loss
     ],
 )
 def test_doing_without_the_second_network_is_worth_it_where_the_ranking_is_kept(
@@ -256,6 +257,32 @@ def test_doing_without_the_second_network_is_worth_it_where_the_ranking_is_kept(
     assert found(verdict, "improvement") is ok
     assert verdict.verdict == {True: PASS, None: INCONCLUSIVE, False: FAIL}[ok]
     assert judge_candidate(evaluation(policies=fast), evaluation(policies=fast)).verdict == FAIL, "nothing is saved"
+    other = judge_candidate(evaluation(recipe="two", ranking=ranking, policies=fast), evaluation())
+    assert found(other, "improvement") is not True, "of another recipe, the ranking must be better"
+
+
+FAST = FittedPolicy(policy=POLICY.model_copy(update={"weights": {"multiscale": 1.0}}))
+
+
+def test_nothing_else_that_a_fast_candidate_gains_makes_up_for_a_loss_of_ranking() -> None:
+    unclear = around(0.5) + around(-0.005, spread=0.05, seed=1)
+    stating = {"calibration_error": share(0.02), "brier_gain": mean_of_individuals(around(0.1, spread=0.01))}
+    assert found(judge_candidate(evaluation(**stating), evaluation()), "improvement") is True
+    for gains in (stating, {"fnir": share(0.1)}):
+        verdict = judge_candidate(evaluation(ranking=unclear, policies=FAST, **gains), evaluation(fnir=share(0.9)))
+        assert found(verdict, "improvement") is None
+        assert verdict.verdict == INCONCLUSIVE
+
+
+def test_a_fast_candidate_that_names_fewer_animals_is_refused_though_the_loss_may_be_chance() -> None:
+    verdict = judge_candidate(evaluation(policies=FAST, fnir=share(0.43)), evaluation(fnir=share(0.4)))
+    assert found(verdict, "improvement") is False
+
+
+def test_few_animals_cannot_show_that_the_second_network_is_not_needed() -> None:
+    verdict = judge_candidate(evaluation(individuals=20, policies=FAST), evaluation(individuals=20))
+    assert found(verdict, "improvement") is None
+    assert "it needs" in text(verdict, "improvement")
 
 
 def test_a_worse_ranking_is_refused_whatever_else_gains() -> None:
