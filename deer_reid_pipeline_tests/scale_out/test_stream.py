@@ -56,6 +56,21 @@ def test_both_nodes_give_the_vectors_of_this_machine(
     assert capsys.readouterr().out == "", "standard output belongs to results"
 
 
+def test_only_the_branches_that_are_asked_for_come_back(
+    two_nodes: Any, recipe: Recipe, store: WeightStore, stored: Written
+) -> None:
+    jobs, wanted = stored(40), ("baseline", "multiscale")
+    whole = {branch: {} for branch in wanted}  # type: ignore[var-annotated]
+    for batch in embed_on_cluster(recipe, store, jobs, 16):
+        for branch, found in whole.items():
+            found.update(zip(batch.keys, batch.made.vectors[branch], strict=True))
+    for batch in embed_on_cluster(recipe, store, jobs, 16, branches=wanted):
+        assert set(batch.made.vectors) == set(batch.made.branch_seconds) == set(wanted)
+        for branch, found in whole.items():
+            for key, vector in zip(batch.keys, batch.made.vectors[branch], strict=True):
+                assert float(vector @ found[key]) >= 0.9999
+
+
 def test_what_a_worker_says_of_its_recipe_comes_out_in_one_line(
     two_nodes: Any, recipe: Recipe, store: WeightStore, stored: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
