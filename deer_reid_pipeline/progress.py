@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Listener = Callable[[str, int, int], None]
+Hearer = Callable[[str], None]
 
 _listeners: list[Listener] = []
+_hearers: list[Hearer] = []
 
 
 @contextmanager
@@ -21,6 +23,22 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+@contextmanager
+def hearing(hearer: Hearer) -> Iterator[None]:
+    """Call `hearer(line)` for every remark made inside the block."""
+    _hearers.append(hearer)
+    try:
+        yield
+    finally:
+        _hearers.remove(hearer)
+
+
+def remark(line: str) -> None:
+    """Say more of long work than how far it is, as a sentence."""
+    for hearer in list(_hearers):
+        hearer(line)
 
 
 def report(step: str, done: int, total: int) -> None:

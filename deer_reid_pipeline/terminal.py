@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from deer_reid_pipeline.progress import listening
+from deer_reid_pipeline.progress import hearing, listening
 from deer_reid_pipeline.steps.site import Matcher
 from deer_reid_pipeline.steps.summary import DropSummary, Seen
 from deer_reid_pipeline.store.drops import QuarantineRow
@@ -157,9 +157,14 @@ def _by(methods: set[str | None], decisions: set[str | None]) -> str:
 
 
 class Progress:
-    """A bar per step, fed by `deer_reid_pipeline.progress`; on a pipe a line now and then."""
+    """A bar per step, fed by `deer_reid_pipeline.progress`; on a pipe a line now and then.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        remarks: print what long work says of itself, too.
+    """
+
+    def __init__(self, console: Console, *, remarks: bool = False) -> None:
+        self._remarks = remarks
         self._bar = RichProgress(
             TextColumn("{task.description:<11}"),
             BarColumn(bar_width=30),
@@ -178,6 +183,8 @@ class Progress:
     def __enter__(self) -> Progress:
         self._stack.enter_context(self._bar)
         self._stack.enter_context(listening(self._update))
+        if self._remarks:
+            self._stack.enter_context(hearing(lambda line: self._console.say(f"  {line}")))
         return self
 
     def __exit__(

@@ -82,7 +82,7 @@ def train(
             "embedding_release": {"config": {"promote": promote}},
         }
     }
-    with Progress(console):
+    with Progress(console, remarks=not verbose):
         outcome = run_job("training_job", config=config, verbose=verbose)
     if not outcome.success:
         raise DeerReidError(f"not trained: {outcome.error}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from deer_reid_pipeline.progress import report
+from deer_reid_pipeline.progress import remark, report
 from deer_reid_pipeline.steps.embeddings import load_crops
 from deer_reid_pipeline.steps.images import in_batches
 from deer_reid_pipeline.steps.site import Site
@@ -36,9 +36,10 @@ from deer_reid_pipeline.training.dataset import (
 from deer_reid_pipeline.training.errors import TrainingError
 from deer_reid_pipeline.training.left_out import write_left_out
 from deer_reid_pipeline.training.outcome import Outcome, outcome_of
-from deer_reid_pipeline.training.plan import Plan, refuse_pointless, splits_of
+from deer_reid_pipeline.training.plan import CHECKPOINT, Plan, refuse_pointless, splits_of
 from deer_reid_pipeline.training.runs import Tell, Told, discard_intermediate, finished, run_jobs, side_by_side
 from deer_reid_pipeline.training.shape import branches_of, learned_branches
+from deer_reid_pipeline.training.worker import read_result
 from deer_reid_pipeline.vision.crops import Pixels
 from deer_reid_pipeline.vision.recipe import Recipe, base_name
 
@@ -170,10 +171,25 @@ def _run(site: Site, plan: Plan, folder: Path, say: LogLine, watch: Tell | None)
         _refuse_unreadable(site, plan, folder, _cache_crops(site, plan, folder, say))
 
     heard: set[str] = set()
+    kept = {
+        job.name
+        for job in plan.jobs()
+        if read_result(folder / job.name) is None and (folder / job.name / CHECKPOINT).is_file()
+    }
+
+    def speak(line: str) -> None:
+        say(line)
+        remark(line)
+
+    for name in sorted(kept):
+        speak(f"{name} goes on from its last checkpoint")
 
     def tell(told: Told) -> None:
         report("training", told.done, told.total)
-        say(_line(told))
+        if told.job in kept and told.epoch["number"] == 1:
+            speak(f"{told.job} was begun anew: its checkpoint was damaged")
+        kept.discard(told.job)
+        speak(_line(told))
         for sentence in told.epoch.get("unrepeatable", ()):  # type: ignore[attr-defined]
             if sentence not in heard:
                 heard.add(sentence)

@@ -6,6 +6,7 @@ the optimiser's state are all there is to keep.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,15 +43,14 @@ class Progressed:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: Mapping[str, object]) -> None:
-    """Write named tensors and a note, whole or not at all.
+    """Write named tensors and a note, with a digest of both, whole or not at all.
 
     Raises:
         TrainingError: they cannot be written; what was there before still is.
     """
-    content = save(
-        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-        metadata={"note": json.dumps(note)},
-    )
+    kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    text = json.dumps(note)
+    content = save(kept, metadata={"note": text, "sha256": _digest(kept, text)})
     try:
         write_whole(path, content)
     except WeightsError as error:
@@ -58,15 +58,27 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: Mapping
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, object]] | None:
-    """Named tensors (CPU) and their note; None where there is no such file or it is damaged."""
+    """Named tensors (CPU) and their note; None where there is no such file or a byte of it is damaged."""
     if not path.is_file():
         return None
     try:
         with safe_open(str(path), framework="pt", device="cpu") as stream:
-            note = json.loads((stream.metadata() or {})["note"])
-            return {name: stream.get_tensor(name) for name in stream.keys()}, note  # noqa: SIM118
+            about = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            sound = about["sha256"] == _digest(tensors, about["note"])
+            return (tensors, json.loads(about["note"])) if sound else None
     except (SafetensorError, OSError, ValueError, KeyError):
         return None
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], note: str) -> str:
+    """sha256 over names, bytes and the note: safetensors itself notices a damaged header and no damaged weight."""
+    digest = hashlib.sha256(note.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:

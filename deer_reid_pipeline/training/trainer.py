@@ -353,7 +353,9 @@ class Trainer:
     def _result(self) -> Trained:
         kept = read_tensors(self._folder / BEST)
         if kept is None:
-            raise TrainingError(f"{self._folder / BEST} is missing or damaged: delete {self._folder} and run it again")
+            raise TrainingError(
+                f"{self._folder / BEST} is missing or damaged: run it again, and {self._folder.name} is begun anew"
+            )
         tensors, note = kept
         self._average.load_state_dict(tensors)
         network: EmbeddingNetwork = self._average.to("cpu").eval()

@@ -53,7 +53,8 @@ def check_hash(path: Path, expected: str) -> str:
     if not found.startswith(expected):
         raise WeightsError(
             f"{path} is damaged or another file: expected sha256 {expected}, found {found}; "
-            "delete it and fetch it again"
+            "a published one is fetched again once it is deleted, a fine-tuned one comes from a backup only "
+            "(deer-reid restore)"
         )
     return found
 

@@ -75,6 +75,12 @@ def stop_after_first(epoch: Epoch) -> None:
         raise StoppedError
 
 
+def stop_after_second(epoch: Epoch) -> None:
+    """As `stop_after_first`, an epoch later."""
+    if epoch.number > 2:
+        raise StoppedError
+
+
 def test_one_seed_gives_one_result_and_another_seed_another(making: Making, tmp_path: Path) -> None:
     first = weights(making.trainer(tmp_path / "a"))
     assert same(first, weights(making.trainer(tmp_path / "b")))
@@ -101,12 +107,24 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(making: Making, tmp_path: P
     assert same(whole, result.network.state_dict())
 
 
-def test_a_damaged_checkpoint_is_begun_anew(making: Making, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [CHECKPOINT, BEST])
+@pytest.mark.parametrize("how", ["cut off", "a byte of a weight", "a block of zeros"])
+def test_a_damaged_checkpoint_is_begun_anew(making: Making, tmp_path: Path, name: str, how: str) -> None:
     whole = weights(making.trainer(tmp_path / "whole"))
     with pytest.raises(StoppedError):
-        making.trainer(tmp_path / "torn").run(stop_after_first)
-    kept = tmp_path / "torn" / CHECKPOINT
-    kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
+        making.trainer(tmp_path / "torn").run(stop_after_second)
+    kept = tmp_path / "torn" / name
+    content = bytearray(kept.read_bytes())
+    if how == "cut off":
+        del content[len(content) // 2 :]
+    elif how == "a byte of a weight":
+        content[-len(content) // 3] ^= 0xFF
+    else:
+        content[len(content) // 2 : len(content) // 2 + 4096] = bytes(4096)
+    kept.write_bytes(content)
+    told: list[int] = []
+    making.trainer(tmp_path / "torn").run(lambda epoch: told.append(epoch.number))
+    assert told[0] == 1
     assert same(whole, weights(making.trainer(tmp_path / "torn")))
 
 

@@ -157,7 +157,8 @@ def _tiles(content: Content) -> list[dict[str, str]]:
         tiles.append(("Right animal in the first five pictures", "not measured", "no labelled animal returned"))
     if content.made:
         made, true = content.made[0]
-        tiles.append(("Animals it would count by itself", f"{made:,}", f"there are {true:,} among the labelled ones"))
+        there = f"there are {true:,} among the labelled ones; what it leaves uncertain counts for none"
+        tiles.append(("Animals it would count by itself", f"{made:,}", there))
     return [{"what": what, "number": number, "note": note} for what, number, note in tiles]
 
 

@@ -70,7 +70,7 @@ def finding_title(name: str) -> str:
 def candidate_sentence(verdict: Verdict) -> str:
     """What becomes of the candidate."""
     if verdict.verdict == PASS:
-        return "The candidate may replace the live release: it is better, and nothing got worse."
+        return "The candidate may replace the live release: its gain is named under Improvement, and no loss was shown."
     if verdict.verdict == FAIL:
         return "The candidate must not replace the live release."
     return "Whether the candidate is better cannot be told from these data, so the live release stays."

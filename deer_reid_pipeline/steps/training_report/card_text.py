@@ -92,7 +92,10 @@ def _figures(comparison: Comparison) -> list[str]:
                     )
                     for name in names
                 ),
-                ("Animals that it makes of them", *(f"{item.made:,} of {item.true:,}" for item in compared)),
+                (
+                    "Animals that it opens by itself (what it leaves uncertain counts for none)",
+                    *(f"{item.made:,} of {item.true:,}" for item in compared),
+                ),
             ],
         ),
         *(line for sentence in not_compared(comparison) for line in (sentence, "")),
