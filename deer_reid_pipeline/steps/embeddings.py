@@ -54,6 +54,20 @@ def embed_drop(
     return embed_detections(site, recipe, todo, say, branches=branches)
 
 
+def complete_drop(
+    site: Site, recipe: Recipe, drop_key: str, branches: Sequence[str], say: LogLine = log.info
+) -> EmbeddingReport:
+    """Give the detections of a drop that a fast release embedded the vectors of these branches that they lack.
+
+    What was not embedded at all is left alone.
+    """
+    first = [branch for branch in branches if branch != EFFICIENTNET]
+    with site.database.session() as session:
+        todo = detections_without_vectors(session, recipe.id, branches, drop_key=drop_key)
+        half = embedded(session, recipe.id, first, todo)
+    return embed_detections(site, recipe, [key for key in todo if key in half], say, branches=branches)
+
+
 def embed_detections(
     site: Site,
     recipe: Recipe,

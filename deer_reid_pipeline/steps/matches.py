@@ -19,7 +19,7 @@ from deer_reid_pipeline.reid.encounters import EncounterGroup
 from deer_reid_pipeline.reid.matching import score_individuals
 from deer_reid_pipeline.steps.ab import SideBySide, open_test
 from deer_reid_pipeline.steps.deciding import Deciding, LogLine, MatchReport, decide_one, query_of
-from deer_reid_pipeline.steps.embeddings import embed_drop
+from deer_reid_pipeline.steps.embeddings import complete_drop
 from deer_reid_pipeline.steps.encounter_groups import DropToDecide, compared_branches, encounters_of, load_drop
 from deer_reid_pipeline.steps.profiles import embed_evidence, embed_unknown, refresh_stale
 from deer_reid_pipeline.steps.search import ready_to_search
@@ -79,7 +79,7 @@ def _decide_in_turn(
     Embedding takes long and stays outside the lock. Whom another drop opened under another release, or in fast mode,
     before it let go of the lock is therefore looked for again inside.
     """
-    embed_drop(site, matcher.recipe, drop_key, say, compared_branches(matcher))  # another release embedded it
+    complete_drop(site, matcher.recipe, drop_key, compared_branches(matcher), say)
     tried = {*embed_unknown(site, matcher.recipe, say), *embed_evidence(site, matcher.recipe, say)}
     test = open_test(site, matcher, drop_key, say)
     ready_to_search(site, matcher.recipe.id, matcher.policy, say)
