@@ -20,6 +20,7 @@ from deer_reid_pipeline.reid.odds import Odds
 from deer_reid_pipeline.reid.similarity import (
     BRANCHES,
     EFFICIENTNET,
+    FIRST_NETWORK,
     MULTISCALE,
     FloatArray,
     VectorSet,
@@ -101,7 +102,7 @@ class MatchPolicy(BaseModel):
     @property
     def needed_branches(self) -> tuple[str, ...]:
         """The branches that new pictures are embedded in: all, but in fast mode without the second network's."""
-        return tuple(branch for branch in BRANCHES if branch != EFFICIENTNET or not self.fast)
+        return FIRST_NETWORK if self.fast else BRANCHES
 
     @property
     def scale(self) -> Scale:

@@ -18,7 +18,10 @@ FloatArray = NDArray[np.float32]
 
 BASELINE, MULTISCALE, EFFICIENTNET = "baseline", "multiscale", "efficientnet"
 BRANCHES = (BASELINE, MULTISCALE, EFFICIENTNET)
-"""The three vectors of every detection: v1, v2 and the second half of the v3 ensemble."""
+"""The three vectors of a detection: v1, v2 and the second half of the v3 ensemble."""
+
+FIRST_NETWORK = (BASELINE, MULTISCALE)
+"""Those that come out of one network, and are always made together; the other one is the second network's."""
 
 UNIT_NORM_TOLERANCE = 1e-4
 

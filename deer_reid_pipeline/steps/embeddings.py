@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.progress import report
-from deer_reid_pipeline.reid.similarity import BRANCHES, EFFICIENTNET
+from deer_reid_pipeline.reid.similarity import BRANCHES, EFFICIENTNET, FIRST_NETWORK
 from deer_reid_pipeline.scale_out.stream import embed_on_cluster
 from deer_reid_pipeline.steps.crops import SPEC, store_crops
 from deer_reid_pipeline.steps.drops import in_transaction
@@ -61,10 +61,9 @@ def complete_drop(
 
     What was not embedded at all is left alone.
     """
-    first = [branch for branch in branches if branch != EFFICIENTNET]
     with site.database.session() as session:
         todo = detections_without_vectors(session, recipe.id, branches, drop_key=drop_key)
-        half = embedded(session, recipe.id, first, todo)
+        half = embedded(session, recipe.id, FIRST_NETWORK, todo)
     return embed_detections(site, recipe, [key for key in todo if key in half], say, branches=branches)
 
 
@@ -103,10 +102,9 @@ def _by_lacking(
 ) -> Iterator[tuple[list[uuid.UUID], Sequence[str]]]:
     """The detections that need all the branches, then those that lack the second network's alone."""
     half: set[uuid.UUID] = set()
-    first = [branch for branch in branches if branch != EFFICIENTNET]
-    if not again and first and len(first) < len(branches):
+    if not again and EFFICIENTNET in branches and len(branches) > 1:
         with site.database.session() as session:
-            half = embedded(session, recipe.id, first, todo)
+            half = embedded(session, recipe.id, FIRST_NETWORK, todo)
     for some, lacking in (
         ([key for key in todo if key not in half], branches),
         ([key for key in todo if key in half], (EFFICIENTNET,)),

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.exemplars import choose_exemplars, mean_direction
-from deer_reid_pipeline.reid.similarity import BRANCHES, EFFICIENTNET, FloatArray
+from deer_reid_pipeline.reid.similarity import BRANCHES, FIRST_NETWORK, FloatArray
 from deer_reid_pipeline.steps.embeddings import embed_detections
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.truth import named_detections
@@ -159,7 +159,7 @@ def lacking_second(site: Site, recipe_id: str) -> list[uuid.UUID]:
     for individuals, and those that people named, also by comparing pictures, since all branches are judged on them."""
     named = named_detections(site)
     with site.database.session() as session:
-        first = embedded(session, recipe_id, [branch for branch in BRANCHES if branch != EFFICIENTNET], named)
+        first = embedded(session, recipe_id, FIRST_NETWORK, named)
         lacking = first - embedded(session, recipe_id, BRANCHES, named)
         return sorted(lacking.union(table.evidence_lacking(session, recipe_id)), key=str)
 

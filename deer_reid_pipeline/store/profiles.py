@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
@@ -59,10 +59,6 @@ def detections_of(session: Session, deer: Sequence[uuid.UUID]) -> list[uuid.UUID
 
 def members(session: Session, recipe_id: str, deer: uuid.UUID | None = None) -> dict[uuid.UUID, list[Member]]:
     """Standing detections with a vector under the recipe, by individual (all, or one), each list by id."""
-    second = aliased(Embedding)
-    complete = select(second.detection_id).where(
-        second.detection_id == Detection.id, second.recipe_id == recipe_id, second.branch == EFFICIENTNET
-    )
     query = (
         select(
             Detection.deer_id,
@@ -70,7 +66,7 @@ def members(session: Session, recipe_id: str, deer: uuid.UUID | None = None) -> 
             Detection.viewpoint,
             Detection.classification_method,
             Detection.encounter_id,
-            complete.exists(),
+            _has_vector(recipe_id, EFFICIENTNET),
         )
         .join(Embedding, Embedding.detection_id == Detection.id)
         .where(
@@ -97,24 +93,31 @@ def standing_for(items: Sequence[Member]) -> list[Member]:
 
 def evidence_lacking(session: Session, recipe_id: str) -> list[uuid.UUID]:
     """Detections that stand for individuals and lack the second network's vector, as when fast mode opened them."""
-    first, second = aliased(Embedding), aliased(Embedding)
-    of_recipe = [
-        select(table.detection_id)
-        .where(table.detection_id == Detection.id, table.recipe_id == recipe_id, table.branch == branch)
-        .exists()
-        for table, branch in ((first, MULTISCALE), (second, EFFICIENTNET))
-    ]
+    lacks_second = _has_vector(recipe_id, MULTISCALE) & ~_has_vector(recipe_id, EFFICIENTNET)
     concerned = session.scalars(
-        select(Detection.deer_id)
-        .where(Detection.deer_id.is_not(None), ~Detection.superseded, of_recipe[0], ~of_recipe[1])
-        .distinct()
+        select(Detection.deer_id).where(Detection.deer_id.is_not(None), ~Detection.superseded, lacks_second).distinct()
     ).all()
     return [
         item.detection_id
-        for items in (members(session, recipe_id, deer) for deer in concerned)
-        for item in standing_for([item for each in items.values() for item in each])
+        for deer in concerned
+        for items in members(session, recipe_id, deer).values()
+        for item in standing_for(items)
         if not item.complete
     ]
+
+
+def _has_vector(recipe_id: str, branch: str) -> ColumnElement[bool]:
+    """Whether a detection of the query around it has a vector of a recipe and branch."""
+    of_detection = aliased(Embedding)
+    return (
+        select(of_detection.detection_id)
+        .where(
+            of_detection.detection_id == Detection.id,
+            of_detection.recipe_id == recipe_id,
+            of_detection.branch == branch,
+        )
+        .exists()
+    )
 
 
 def digest_of(items: Sequence[Member]) -> str:
@@ -254,11 +257,7 @@ def individuals_lacking(session: Session, recipe_id: str) -> int:
 def detections_lacking(session: Session, recipe_id: str) -> list[uuid.UUID]:
     """Standing, cropped detections of individuals that have no vector under the recipe, by id."""
     cropped = select(DetectionCrop.detection_id).where(DetectionCrop.detection_id == Detection.id).exists()
-    embedded = (
-        select(Embedding.detection_id)
-        .where(Embedding.detection_id == Detection.id, Embedding.recipe_id == recipe_id, Embedding.branch == MULTISCALE)
-        .exists()
-    )
+    embedded = _has_vector(recipe_id, MULTISCALE)
     return list(
         session.scalars(
             select(Detection.id)

@@ -26,10 +26,9 @@ from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.truth import load_truth
 from deer_reid_pipeline.steps.tuning import fit_release, propose_fit
 from deer_reid_pipeline.store.profiles import stale_profiles
-from deer_reid_pipeline.store.reports import add_report
 from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table, run_all
 from deer_reid_pipeline_tests.steps.test_profiles import up_to_matching
-from deer_reid_pipeline_tests.steps.test_releases import registered, squashed
+from deer_reid_pipeline_tests.steps.test_releases import registered, squashed, validated
 from deer_reid_pipeline_tests.steps.test_tuning import labelled_home
 from deer_reid_pipeline_tests.steps.test_validation import without_animals
 
@@ -38,24 +37,11 @@ OPENING = ABSTAINING.model_copy(update={"new_below": 0.99})
 NAMING = ABSTAINING.model_copy(update={"threshold": -1.0})
 
 
-@pytest.fixture
-def named(herd: Path, tmp_path: Path) -> Path:
-    rows = [row for row in read_table(herd / "observations.csv") if row["individualID"]]
-    return part_of_herd(herd, tmp_path / "named", rows)
-
-
-@pytest.fixture
-def unnamed(herd: Path, tmp_path: Path) -> Path:
-    rows = [row for row in read_table(herd / "observations.csv") if not row["individualID"]]
-    return part_of_herd(herd, tmp_path / "unnamed", rows)
-
-
 def make_live(site: Site, policy: MatchPolicy) -> int:
     """A release of the live recipe with this policy, promoted as after a PASS."""
     matcher = site.matcher()
     number = releases.propose(site, matcher.recipe.id, FittedPolicy(policy=policy), "tried in a test")
-    with site.database.session() as session:
-        add_report(session, "validation", {}, candidate_id=number, release_id=matcher.release_id, verdict="PASS")
+    validated(site, number, against=matcher.release_id)
     releases.promote(site, number, backup=False)
     return number
 

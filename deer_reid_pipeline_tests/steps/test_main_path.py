@@ -20,14 +20,7 @@ from deer_reid_pipeline.steps.matches import match_drop
 from deer_reid_pipeline.steps.profiles import update_profiles
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.summary import is_finished, summarize
-from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table, row_counts, run_all, write_table
-
-
-@pytest.fixture
-def named(herd: Path, tmp_path: Path) -> Path:
-    """The herd's named pictures as a drop."""
-    rows = [row for row in read_table(herd / "observations.csv") if row["individualID"]]
-    return part_of_herd(herd, tmp_path / "named", rows)
+from deer_reid_pipeline_tests.sites import query, read_table, row_counts, run_all, write_table
 
 
 def test_every_picture_detection_and_name_of_the_table_is_stored(site: Site, named: Path) -> None:

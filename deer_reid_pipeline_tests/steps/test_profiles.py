@@ -22,7 +22,7 @@ from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.summary import finish_drop, is_finished
 from deer_reid_pipeline.store.profiles import outdate_profiles
 from deer_reid_pipeline.store.recipes import register_recipe
-from deer_reid_pipeline_tests.sites import part_of_herd, query, read_table, run_all, write_table
+from deer_reid_pipeline_tests.sites import query, read_table, run_all, write_table
 
 
 def up_to_matching(site: Site, folder: Path) -> str:
@@ -36,18 +36,6 @@ def up_to_matching(site: Site, folder: Path) -> str:
     match_drop(site, matcher, key)
     finish_drop(site, key)
     return key
-
-
-@pytest.fixture
-def named(herd: Path, tmp_path: Path) -> Path:
-    rows = [row for row in read_table(herd / "observations.csv") if row["individualID"]]
-    return part_of_herd(herd, tmp_path / "named", rows)
-
-
-@pytest.fixture
-def unnamed(herd: Path, tmp_path: Path) -> Path:
-    rows = [row for row in read_table(herd / "observations.csv") if not row["individualID"]]
-    return part_of_herd(herd, tmp_path / "unnamed", rows)
 
 
 @pytest.fixture

@@ -44,19 +44,6 @@ SHOWN_BRANCHES = ("baseline", "multiscale", "efficientnet")
 POLICY = MatchPolicy(threshold=0.8, new_below=0.3)
 
 
-@pytest.fixture
-def named(herd: Path, tmp_path: Path) -> Path:
-    rows = [row for row in read_table(herd / "observations.csv") if row["individualID"]]
-    return part_of_herd(herd, tmp_path / "named", rows)
-
-
-@pytest.fixture
-def unnamed(herd: Path, tmp_path: Path) -> Path:
-    """Encounters without names, of which some open individuals."""
-    rows = [{**row, "individualID": ""} for row in read_table(herd / "observations.csv") if not row["individualID"]]
-    return part_of_herd(herd, tmp_path / "unnamed", rows)
-
-
 def store_vectors(site: Site, recipe: Recipe, seed: int) -> None:
     """Vectors of every detection under a recipe, drawn instead of embedded."""
     with site.database.session() as session:
