@@ -115,7 +115,7 @@ def compared(outcome: Outcome, *left_out: NotCompared) -> Comparison:
     before = {"rank1": Estimate(0.1, 0.06, 0.15, 120, 24)}
     return Comparison(
         (
-            RecipeFigures(outcome.recipe.id, FINE_TUNED, tuned, 27, 24),
+            RecipeFigures(outcome.recipe.id, FINE_TUNED, tuned, 27, 24, {"rank1": 0.034}),
             RecipeFigures(outcome.plan.base.id, STARTED_FROM, before, 40, 24),
         ),
         left_out,
@@ -150,6 +150,8 @@ def test_card_text_and_page_say_the_same_of_a_cross_validated_model(site: Site) 
         assert "10.0 % (6.0 to 15.0)" in report
         assert "0.41 (0.30 to 0.52)" in report
         assert "27 of 24" in report
+        assert "y chance 3.4 %" in report
+        assert "y chance 0.00" in report  # of the ARI, whatever the data
         assert "not measured" in report  # ari of the recipe that it started from
         assert f"the newest folder reports/validation/TIME-{outcome.recipe.id}" in report
         assert "Not in this table" not in report

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from deer_reid_pipeline.reid.evaluation.blocks import Block, mates, never_compared, row_blocks
 from deer_reid_pipeline.reid.evaluation.estimates import Floats, Statistic, mean_of_individuals, ratio
@@ -76,6 +77,21 @@ class Retrieval:
     def chance_rank1(self) -> float:
         """Rank-1 of scores drawn at random: mean share of right detections in the galleries; NaN without a query."""
         return float(np.mean(self.relevant / self.candidates)) if len(self) else float("nan")
+
+    @property
+    def chance_rank5(self) -> float:
+        """Rank-5 of scores drawn at random: a right one among five drawn, hypergeometric; NaN without a query."""
+        if not len(self):
+            return float("nan")
+        none_in_five = stats.hypergeom.pmf(0, self.candidates, self.relevant, np.minimum(5, self.candidates))
+        return float(np.mean(1 - none_in_five))
+
+    @property
+    def by_chance(self) -> dict[str, float]:
+        """Metric -> what scores drawn at random would reach in these galleries; nothing without a query."""
+        if not len(self):
+            return {}
+        return {"rank1": self.chance_rank1, "rank5": self.chance_rank5, "map": self.chance_map}
 
     @property
     def chance_map(self) -> float:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 
 from deer_reid_pipeline import __version__
-from deer_reid_pipeline.reid.evaluation.evaluation import Raw
-from deer_reid_pipeline.steps.report.drawings import chance_levels, draw_plots
+from deer_reid_pipeline.steps.report.drawings import draw_plots
 from deer_reid_pipeline.steps.report.measured import NOTHING, Judged, judged
 from deer_reid_pipeline.steps.report.page import Content
 from deer_reid_pipeline.steps.report.pictures import picture_pairs
@@ -54,7 +53,7 @@ def content_of(site: Site, result: ValidationResult, sides: tuple[Judged, ...]) 
         candidate_verdict=result.verdict if result.candidate is not None else None,
         differences=result.differences,
         made=[(side.evaluation.made, side.evaluation.true) for side in sides],
-        chance=chance_levels(_raw(live)),
+        chance=_by_chance(live),
         owner=result.owner,
         plots=draw_plots(sides, bound),
         pictures_of=shown.label if shown is not None and candidate is not None else "",
@@ -67,8 +66,9 @@ def content_of(site: Site, result: ValidationResult, sides: tuple[Judged, ...]) 
     )
 
 
-def _raw(side: Judged | None) -> Raw | None:
-    return None if side is None else side.evaluation.raw
+def _by_chance(side: Judged | None) -> dict[str, float]:
+    raw = None if side is None else side.evaluation.raw
+    return {} if raw is None else raw.retrieval.by_chance
 
 
 def _basis(result: ValidationResult) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from deer_reid_pipeline.reid.evaluation.blocks import branch_blocks
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate, estimate
@@ -33,15 +32,6 @@ MOST_VALUES = 8
 _NOTHING = Estimate(float("nan"), 0.0, 1.0, 0, 0)
 
 STRATA_ORDER = ("flank", "light", "sex", "sightings", "camera")
-
-
-def chance_levels(raw: Raw | None) -> dict[str, float]:
-    """What guessing would reach in the ranking, which depends on the galleries."""
-    if raw is None or not len(raw.retrieval):
-        return {}
-    found = raw.retrieval
-    none_in_five = stats.hypergeom.pmf(0, found.candidates, found.relevant, np.minimum(5, found.candidates))
-    return {"rank1": found.chance_rank1, "rank5": float(np.mean(1 - none_in_five)), "map": found.chance_map}
 
 
 def draw_plots(sides: Sequence[Judged], bound: float) -> tuple[Plot, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deer_reid_pipeline.steps.report.assignment import markdown_table
 from deer_reid_pipeline.steps.report.catalogue import MEANINGS
 from deer_reid_pipeline.steps.report.wording import ascii_text, count, with_interval
-from deer_reid_pipeline.steps.training_report.figures import Comparison, measured_names
+from deer_reid_pipeline.steps.training_report.figures import Comparison, RecipeFigures, chance_of, measured_names
 from deer_reid_pipeline.steps.training_report.words import OVERLAP, gaps, not_compared
 
 
@@ -87,7 +87,7 @@ def _figures(comparison: Comparison) -> list[str]:
             [
                 *(
                     (
-                        MEANINGS[name].title,
+                        _titled(compared, name),
                         *(with_interval(item.figures.get(name), MEANINGS[name].unit) for item in compared),
                     )
                     for name in names
@@ -100,3 +100,8 @@ def _figures(comparison: Comparison) -> list[str]:
         ),
         *(line for sentence in not_compared(comparison) for line in (sentence, "")),
     ]
+
+
+def _titled(compared: Sequence[RecipeFigures], name: str) -> str:
+    guess = chance_of(compared, name)
+    return f"{MEANINGS[name].title} ({guess})" if guess else MEANINGS[name].title

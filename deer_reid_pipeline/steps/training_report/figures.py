@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deer_reid_pipeline.reid.evaluation.estimates import Estimate
 from deer_reid_pipeline.steps.report.catalogue import MEANINGS
+from deer_reid_pipeline.steps.report.wording import ascii_text, shown
 
 FINE_TUNED, STARTED_FROM, LIVE, EARLIER = "fine-tuned", "started from", "live", "earlier"
 
@@ -24,6 +25,7 @@ class RecipeFigures:
         what: FINE_TUNED, STARTED_FROM, LIVE or EARLIER.
         figures: metric -> its value with its interval.
         made, true: individuals that it makes of the detections by itself, and how many there are.
+        by_chance: metric -> what guessing would reach among the same pictures, where that depends on them.
     """
 
     recipe: str
@@ -31,6 +33,7 @@ class RecipeFigures:
     figures: Mapping[str, Estimate]
     made: int
     true: int
+    by_chance: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.figures) - set(MEANINGS))
@@ -44,6 +47,7 @@ class RecipeFigures:
             "what": self.what,
             "individuals_made": self.made,
             "individuals_true": self.true,
+            "by_chance": dict(self.by_chance),
             "figures": {name: found.as_dict() for name, found in self.figures.items()},
         }
 
@@ -86,3 +90,13 @@ def measured_names(compared: Sequence[RecipeFigures]) -> tuple[str, ...]:
     """Metrics that any of them has, the usual ones first."""
     found = {name for item in compared for name in item.figures}
     return tuple(name for name in dict.fromkeys((*FIRST, *MEANINGS)) if name in found)
+
+
+def chance_of(compared: Sequence[RecipeFigures], name: str) -> str:
+    """What guessing would reach in a metric, in words; "" where that is not known.
+
+    All recipes are judged on the same pictures, so that one figure holds for them.
+    """
+    meaning = MEANINGS[name]
+    level = next((item.by_chance[name] for item in compared if name in item.by_chance), meaning.chance)
+    return "" if level is None else ascii_text(f"by chance {shown(level, meaning.unit)}")

@@ -19,7 +19,7 @@ from deer_reid_pipeline.steps.report.templates import page_template
 from deer_reid_pipeline.steps.report.wording import SHARE, ascii_text, count, shown, with_interval
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.training_report import embedding_map
-from deer_reid_pipeline.steps.training_report.figures import Comparison, RecipeFigures, measured_names
+from deer_reid_pipeline.steps.training_report.figures import Comparison, RecipeFigures, chance_of, measured_names
 from deer_reid_pipeline.steps.training_report.plots import lines_of, loss_curves, validation_curves
 from deer_reid_pipeline.steps.training_report.words import OVERLAP, gaps, not_compared
 
@@ -141,5 +141,12 @@ def _rows(compared: Sequence[RecipeFigures]) -> list[dict[str, Any]]:
             basis = f"n = {found.n:,}, {found.individuals:,} animals" if found is not None and bracket else ""
             cells.append({"value": value, "interval": f"({rest}" if bracket else "", "basis": basis})
         better = "" if meaning.more_is_better else " Less is better."
-        rows.append({"title": meaning.title, "means": meaning.means + better, "cells": cells})
+        rows.append(
+            {
+                "title": meaning.title,
+                "means": meaning.means + better,
+                "by_chance": chance_of(compared, name),
+                "cells": cells,
+            }
+        )
     return rows
