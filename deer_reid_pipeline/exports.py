@@ -1,9 +1,9 @@
-"""CSV files for people and other programs. Written whole or not at all; camera positions never leave the database."""
+"""Files for people and other programs. Written whole or not at all; camera positions never leave the database."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,23 @@ def write_reviews(path: Path, columns: Sequence[str], rows: Sequence[dict[str, A
     _write(path, columns, rows)
 
 
+def write_page(path: Path, content: str) -> None:
+    """An HTML page."""
+    _whole(path, lambda part: part.write_text(content, encoding="utf-8"))
+
+
 def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     table = pd.DataFrame.from_records(rows, columns=list(columns)) if rows else pd.DataFrame(columns=list(columns))
     for name in table.columns:
         table[name] = table[name].map(_harmless)
+    _whole(path, lambda part: table.to_csv(part, index=False, float_format="%.6g", encoding="utf-8"))
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(part, index=False, float_format="%.6g", encoding="utf-8")
+        write(part)
         part.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -130,6 +130,7 @@ class Console:
         self.rich.print(table)
         if len(encounters) > MOST_LINES:
             self.say(f"... and {len(encounters) - MOST_LINES} more (--output FILE.csv lists all)")
+        self.say("`deer-reid review uncertain FILE.csv` shows each beside the animals that it resembles.")
 
 
 def _shortlists(items: Sequence[Seen]) -> dict[object, list[Seen]]:

@@ -95,6 +95,42 @@ def export_reviews_command(
     emit(as_json, {"rows": len(rows), "output": str(file)})
 
 
+@review_app.command("uncertain")
+def uncertain_command(
+    file: Annotated[Path, typer.Argument(help="CSV to write; the page with the pictures stands beside it as .html.")],
+    drop: Annotated[str | None, typer.Option(help="Of this drop only, by the name that `process` prints.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many encounters; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the encounters that were left uncertain, each beside the individuals that it resembles.
+
+    The likeliest come first. Fill in the verdicts, then `review import`: an encounter that is said to be the same as a
+    named animal counts as that animal when the matcher is trained, tuned and judged.
+    """
+    from deer_reid_pipeline.exports import write_page, write_reviews
+    from deer_reid_pipeline.steps.uncertain import (
+        UNCERTAIN_COLUMNS,
+        uncertain_encounters,
+        uncertain_page,
+        uncertain_to_fill_in,
+    )
+
+    page = file.with_suffix(".html")
+    if page == file:
+        raise DeerReidError(f"{file} would be the page: name the table, such as {file.with_suffix('.csv')}")
+    console = Console(as_json)
+    site = ready_site(console)
+    encounters = uncertain_encounters(site, drop, limit)
+    rows = uncertain_to_fill_in(site, encounters)
+    write_reviews(file, UNCERTAIN_COLUMNS, rows)
+    write_page(page, uncertain_page(site, encounters, file.name))
+    console.say(f"{len(encounters)} uncertain encounters, {len(rows)} pairs to look at: {file}")
+    console.say(f"Their pictures: {page}")
+    if not encounters:
+        console.say("Nothing waits: no encounter was left uncertain that resembles somebody.")
+    emit(as_json, {"encounters": len(encounters), "rows": len(rows), "output": str(file), "page": str(page)})
+
+
 @review_app.command("list")
 def list_reviews_command(as_json: Json = False) -> None:
     """Show the pairs to look at next."""

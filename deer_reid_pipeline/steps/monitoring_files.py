@@ -7,20 +7,16 @@ in none of them.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
-import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.errors import DeerReidError
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.monitoring_plots import days_plot, recent_plot
 from deer_reid_pipeline.steps.monitoring_report import (
     BOUND,
@@ -34,15 +30,10 @@ from deer_reid_pipeline.steps.monitoring_report import (
     summary_of,
 )
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.store.media import crop_jobs
-from deer_reid_pipeline.vision.crops import decode_crop
-from deer_reid_pipeline.vision.decode import ImageError
+from deer_reid_pipeline.steps.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-THUMBNAIL = 220
-"""Longest side of a picture on the page, pixels."""
 
 MOST_PAIRS = 40
 MOST_LINES = 100
@@ -96,7 +87,7 @@ def text(report: MonitoringReport) -> str:
 def page(site: Site, session: Session, report: MonitoringReport, number: int) -> str:
     """The HTML page; nothing in it is fetched, and names from outside are escaped."""
     shown = report.to_review[:MOST_PAIRS]
-    shots = _shots(site, session, [key for item in shown for key in (item.left, item.right)])
+    shots = thumbnails(site, session, [key for item in shown for key in (item.left, item.right)])
     rate = report.rate
     return _template().render(
         report=report,
@@ -139,31 +130,6 @@ def _line(line: MatchLine) -> dict[str, Any]:
         "times": words[line.compatible_times],
         "flags": ", ".join(RULE_NAMES[rule] for rule in line.flags),
     }
-
-
-def _shots(site: Site, session: Session, detections: Sequence[uuid.UUID]) -> dict[uuid.UUID, dict[str, str]]:
-    """File name and thumbnail of each detection; an empty thumbnail where there is none to show."""
-    jobs = {job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=list(set(detections)))}
-    shots = {}
-    for key in detections:
-        job = jobs.get(key)
-        file = PureWindowsPath(job.path).name if job is not None else ""  # splits at / and at \
-        image = ""
-        if job is not None and job.crop_file is not None:
-            with suppress(ImageError, OSError):
-                image = _thumbnail(site.settings.crops_dir / job.crop_file)
-        shots[key] = {"file": file, "image": image}
-    return shots
-
-
-def _thumbnail(crop: Path) -> str:
-    from PIL import Image
-
-    image = Image.fromarray(decode_crop(crop))
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=70, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _inline(png: bytes | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from statistics import median
+from typing import Protocol
 
 from deer_reid_pipeline.reid.matching import flank_signs
 from deer_reid_pipeline.reid.sightings import BodySize, IdentifiedEncounter, Position
@@ -26,6 +27,17 @@ _GROWN_IN_OWNER_ROWS = frozenset({"mature", "mid", "buck", "doe"})
 """The owner tells bucks and does from fawns; of our own rows these two words only say the sex."""
 
 _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+
+
+class Pictured(Protocol):
+    """A detection, its flank and how sure its box is."""
+
+    @property
+    def detection_id(self) -> uuid.UUID: ...
+    @property
+    def viewpoint(self) -> str | None: ...
+    @property
+    def confidence(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -80,11 +92,22 @@ def review_pair(match: Match, ranked: Iterable[tuple[Match, SightingRow]]) -> tu
         ranked: of the individual, see `to_compare_with`.
     """
     encounter = match.sighting.encounter
-    others = ((row, other.evidence) for other, row in ranked if other.sighting.encounter != encounter)
-    known = list(islice(others, MOST_COMPARED))
+    return pair_to_compare(match.rows, (item for item in ranked if item[0].sighting.encounter != encounter))
+
+
+def pair_to_compare(
+    own: Sequence[Pictured], ranked: Iterable[tuple[Match, SightingRow]]
+) -> tuple[uuid.UUID, uuid.UUID] | None:
+    """The two detections that show best whether the animal of some pictures is an individual; see `review_pair`.
+
+    Args:
+        own: pictures of one encounter.
+        ranked: of the individual, see `to_compare_with`.
+    """
+    known = [(row, other.evidence) for other, row in islice(ranked, MOST_COMPARED)]
     if not known:
         return None
-    own_flanks = flank_signs([row.viewpoint for row in match.rows])
+    own_flanks = flank_signs([row.viewpoint for row in own])
     flanks = flank_signs([row.viewpoint for row, _ in known])
     worth = [
         (
@@ -99,7 +122,7 @@ def review_pair(match: Match, ranked: Iterable[tuple[Match, SightingRow]]) -> tu
             ),
             (row.detection_id, other.detection_id),
         )
-        for i, row in enumerate(match.rows)
+        for i, row in enumerate(own)
         for j, (other, evidence) in enumerate(known)
     ]
     return max(worth)[1]

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 LogLine = Callable[[str], None]
 
 MOST_FROM_REVIEWS = 0.05
-"""Share of the judged encounters that may be known from reviews of matches alone."""
+"""Share of the judged encounters that may be known from reviews of matches and shortlists alone."""
 
 
 @dataclass(frozen=True)
@@ -355,8 +355,9 @@ def _learned_from_reviews(truth: Truth, labelled: Labelled) -> Finding | None:
     return Finding(
         "labels_from_reviews",
         None,
-        f"{learned} of {labelled.encounters} encounters are known from reviews of matches alone, more than "
-        f"{100 * MOST_FROM_REVIEWS:.0f} %: what was not matched was not reviewed, which favours the live release.",
+        f"{learned} of {labelled.encounters} encounters are known from reviews of matches and shortlists alone, "
+        f"more than {100 * MOST_FROM_REVIEWS:.0f} %: what was not offered was not reviewed, which favours the live "
+        "release.",
     )
 
 

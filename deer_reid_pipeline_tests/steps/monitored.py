@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -94,6 +95,7 @@ class Herd:
         pictures: list[uuid.UUID] | None = None,
         box: tuple[float, float, float, float] = (0.4, 0.3, 0.2, 0.3),
         given: str | None = None,
+        resembles: Sequence[tuple[str, float]] = (),
     ) -> uuid.UUID:
         """One encounter and the decision about it; returns the encounter's id."""
         encounter = uuid.uuid4()
@@ -147,6 +149,10 @@ class Herd:
                     score=score if method == "machine" else None,
                     threshold=0.9 if method == "machine" else None,
                     probability=probability,
+                    candidates=[
+                        {"individual": other, "deer_id": str(self.deer[other]), "score": similarity}
+                        for other, similarity in resembles
+                    ],
                     reason="made for a test",
                     matcher="v3_ensemble" if method == "machine" else "human",
                     decided_at=datetime.combine(decided, time(20), UTC) + timedelta(seconds=self._made),

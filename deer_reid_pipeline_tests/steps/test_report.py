@@ -38,15 +38,15 @@ from deer_reid_pipeline.steps.report import JSON, PAGE, plots, write_report, wri
 from deer_reid_pipeline.steps.report.assignment import assignment_summary
 from deer_reid_pipeline.steps.report.catalogue import GROUPS, MEANINGS
 from deer_reid_pipeline.steps.report.cells import cell, change
-from deer_reid_pipeline.steps.report.drawings import chance_levels
 from deer_reid_pipeline.steps.report.measured import Measured
 from deer_reid_pipeline.steps.report.page import Content, render
-from deer_reid_pipeline.steps.report.pictures import SIDE, picture_pairs
+from deer_reid_pipeline.steps.report.pictures import picture_pairs
 from deer_reid_pipeline.steps.report.sentences import answer
 from deer_reid_pipeline.steps.report.text import text_report
 from deer_reid_pipeline.steps.report.wording import shown, shown_change
 from deer_reid_pipeline.steps.report.writer import write_folder
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.steps.thumbnails import LONGEST
 from deer_reid_pipeline.steps.validation import Subject, ValidationResult
 from deer_reid_pipeline.store.models import Deer, Detection, DetectionCrop, Drop, Encounter, Image, MatchDecision
 from deer_reid_pipeline.vision.crops import encode_crop
@@ -376,7 +376,7 @@ def test_a_home_without_labelled_animals_gets_a_report_that_says_what_to_do(site
 def test_guessing_in_a_shortlist_is_computed_from_the_galleries(site: Site) -> None:
     evaluation = evaluate(herd(), FittedPolicy(policy=MatchPolicy(threshold=0.9, new_below=0.2)))
     assert evaluation.raw is not None
-    levels = chance_levels(evaluation.raw)
+    levels = evaluation.raw.retrieval.by_chance
     # 120 pictures, 2 of the query's own encounter left out; 8 of the other 118 show the same animal.
     assert levels["rank1"] == pytest.approx(8 / 118)
     rng = np.random.default_rng(1)
@@ -469,7 +469,7 @@ def test_pairs_show_thumbnails_and_say_why_one_is_missing(site: Site, crops: lis
     content_type, _, data = first.left.image.partition(",")
     assert content_type == "data:image/jpeg;base64"
     with Picture.open(io.BytesIO(base64.b64decode(data))) as picture:
-        assert picture.size == (SIDE, SIDE // 2)
+        assert picture.size == (LONGEST, LONGEST // 2)
     assert first.right.image == ""
     assert first.right.missing == "the crop file is missing or damaged"
     assert second.left.missing == "no crop was stored"

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PureWindowsPath
 
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.site import Site
-from deer_reid_pipeline.store.media import CropJob, crop_jobs
-from deer_reid_pipeline.vision.crops import decode_crop
-from deer_reid_pipeline.vision.decode import ImageError
-
-SIDE = 220
-"""Longest side of a thumbnail, pixels."""
-QUALITY = 70
+from deer_reid_pipeline.steps.thumbnails import GONE, Thumbnail, thumbnails
 
 DETAILS = ("light", "sex", "camera")
 """Strata named in a caption, beside the viewpoint."""
@@ -59,31 +49,13 @@ def picture_pairs(site: Site, labelled: Labelled, pairs: Sequence[ScoredPair]) -
     rows = sorted({row for first, second, _ in pairs for row in (first, second)})
     keys = {row: key for row in rows if isinstance(key := labelled.keys[row], uuid.UUID)}
     with site.database.session() as session:
-        jobs = {job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=list(keys.values()))}
-    shots = {row: _shot(site, labelled, row, jobs.get(keys[row]) if row in keys else None) for row in rows}
+        pictures = thumbnails(site, session, keys.values())
+    shots = {row: _shot(labelled, row, pictures[keys[row]] if row in keys else GONE) for row in rows}
     return tuple(PicturePair(shots[first], shots[second], score) for first, second, score in pairs)
 
 
-def _shot(site: Site, labelled: Labelled, row: int, job: CropJob | None) -> Shot:
+def _shot(labelled: Labelled, row: int, picture: Thumbnail) -> Shot:
     known = [labelled.viewpoints[row], *(labelled.strata[name][row] for name in DETAILS if name in labelled.strata)]
     name = labelled.names[int(labelled.individual[row])]
     details = ", ".join(dict.fromkeys(str(value) for value in known if value))
-    if job is None:
-        return Shot(name, "", details, missing="this detection is no longer in the database")
-    file = PureWindowsPath(job.path).name  # splits at / and at \
-    if job.crop_file is None:
-        return Shot(name, file, details, missing="no crop was stored")
-    try:
-        return Shot(name, file, details, image=_thumbnail(site.settings.crops_dir / job.crop_file))
-    except (ImageError, OSError):
-        return Shot(name, file, details, missing="the crop file is missing or damaged")
-
-
-def _thumbnail(path: object) -> str:
-    from PIL import Image
-
-    image = Image.fromarray(decode_crop(str(path)))
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return Shot(name, picture.file, details, picture.image, picture.missing)
