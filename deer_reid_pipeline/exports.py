@@ -64,6 +64,12 @@ def write_reviews(path: Path, columns: Sequence[str], rows: Sequence[dict[str, A
     _write(path, columns, rows)
 
 
+def page_beside(table: Path) -> Path:
+    """The page of a table: named like it, with .html at the end."""
+    name = table.stem if table.suffix.lower() == ".csv" else table.name
+    return table.parent / f"{name}.html"
+
+
 def write_page(path: Path, content: str) -> None:
     """An HTML page."""
     _whole(path, lambda part: part.write_text(content, encoding="utf-8"))
@@ -77,6 +83,8 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    if not path.name or path.is_dir():
+        raise DeerReidError(f"{path} is a folder: name a file to write")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ class Console:
             table.add_row(*(cells if odds is None else [*cells, _span(items, "probability")]))
         if table.row_count:
             self.rich.print(table)
-        self._to_be_reviewed(groups.get("", []))
+        self._to_be_reviewed(groups.get("", []), drop)
         self.say(
             f"{summary.images} pictures, {summary.detections} detections, {summary.encounters} encounters: "
             f"{summary.by_person} identified by a person, {summary.matched_by_machine} matched and "
@@ -111,7 +111,7 @@ class Console:
                 "not probabilities."
             )
 
-    def _to_be_reviewed(self, items: Sequence[Seen]) -> None:
+    def _to_be_reviewed(self, items: Sequence[Seen], drop: str) -> None:
         """Encounters left uncertain, each with its ranked shortlist."""
         encounters = _shortlists(items)
         if not encounters:
@@ -130,7 +130,10 @@ class Console:
         self.rich.print(table)
         if len(encounters) > MOST_LINES:
             self.say(f"... and {len(encounters) - MOST_LINES} more (--output FILE.csv lists all)")
-        self.say("`deer-reid review uncertain FILE.csv` shows each beside the animals that it resembles.")
+        self.say(
+            f"`deer-reid review uncertain FILE.csv --drop {plain(drop)}` writes them to be filled in, beside "
+            "pictures of the animals that they resemble."
+        )
 
 
 def _shortlists(items: Sequence[Seen]) -> dict[object, list[Seen]]:

@@ -84,8 +84,9 @@ def export_reviews_command(
 ) -> None:
     """Write the pairs to look at next: flagged matches, and those drawn to tell the share of false ones."""
     from deer_reid_pipeline.exports import write_reviews
-    from deer_reid_pipeline.steps.reviews import EXPORT_COLUMNS, reviews_to_fill_in
+    from deer_reid_pipeline.steps.reviews import EXPORT_COLUMNS, keep_verdicts, reviews_to_fill_in
 
+    keep_verdicts(file)
     console = Console(as_json)
     rows = reviews_to_fill_in(ready_site(console))
     write_reviews(file, EXPORT_COLUMNS, rows)
@@ -98,7 +99,7 @@ def export_reviews_command(
 @review_app.command("uncertain")
 def uncertain_command(
     file: Annotated[Path, typer.Argument(help="CSV to write; the page with the pictures stands beside it as .html.")],
-    drop: Annotated[str | None, typer.Option(help="Of this drop only, by the name that `process` prints.")] = None,
+    drop: Annotated[str | None, typer.Option(help="Of this drop only, by the name that `process` ends with.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many encounters; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -107,7 +108,8 @@ def uncertain_command(
     The likeliest come first. Fill in the verdicts, then `review import`: an encounter that is said to be the same as a
     named animal counts as that animal when the matcher is trained, tuned and judged.
     """
-    from deer_reid_pipeline.exports import write_page, write_reviews
+    from deer_reid_pipeline.exports import page_beside, write_page, write_reviews
+    from deer_reid_pipeline.steps.reviews import keep_verdicts
     from deer_reid_pipeline.steps.uncertain import (
         UNCERTAIN_COLUMNS,
         uncertain_encounters,
@@ -115,20 +117,29 @@ def uncertain_command(
         uncertain_to_fill_in,
     )
 
-    page = file.with_suffix(".html")
-    if page == file:
-        raise DeerReidError(f"{file} would be the page: name the table, such as {file.with_suffix('.csv')}")
+    keep_verdicts(file)
     console = Console(as_json)
     site = ready_site(console)
-    encounters = uncertain_encounters(site, drop, limit)
-    rows = uncertain_to_fill_in(site, encounters)
+    waiting = uncertain_encounters(site, drop)
+    chosen = waiting[:limit]
+    rows = uncertain_to_fill_in(site, chosen)
+    page = page_beside(file)
     write_reviews(file, UNCERTAIN_COLUMNS, rows)
-    write_page(page, uncertain_page(site, encounters, file.name))
-    console.say(f"{len(encounters)} uncertain encounters, {len(rows)} pairs to look at: {file}")
+    write_page(page, uncertain_page(site, chosen, file.name, len(waiting)))
+    console.say(f"{len(chosen)} of {len(waiting)} uncertain encounters, {len(rows)} pairs to look at: {file}")
     console.say(f"Their pictures: {page}")
-    if not encounters:
-        console.say("Nothing waits: no encounter was left uncertain that resembles somebody.")
-    emit(as_json, {"encounters": len(encounters), "rows": len(rows), "output": str(file), "page": str(page)})
+    if not waiting:
+        console.say("Nothing waits: no encounter is uncertain that resembles somebody it was not compared with.")
+    emit(
+        as_json,
+        {
+            "encounters": len(chosen),
+            "waiting": len(waiting),
+            "rows": len(rows),
+            "output": str(file),
+            "page": str(page),
+        },
+    )
 
 
 @review_app.command("list")

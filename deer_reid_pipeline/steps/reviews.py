@@ -42,6 +42,7 @@ EXPORT_COLUMNS = (
     "leftCrop",
     "rightCrop",
 )
+SIDES = ("left", "right")
 _REVIEWER_LIMIT = 100
 _CLOCK_TOLERANCE = timedelta(days=1)
 
@@ -77,7 +78,7 @@ def import_reviews(site: Site, file: Path) -> ReviewImport:
     refused = list(bad)
     filled = [row for row in rows if given(row.cells.get("verdict")) is not None]
     with site.database.session() as session:
-        named = _resolve(session, [row.cells.get(side, "") for row in filled for side in ("left", "right")])
+        named = _resolve(session, [row.cells.get(side, "") for row in filled for side in SIDES])
         reviews = []
         for row in filled:
             try:
@@ -94,12 +95,8 @@ def import_reviews(site: Site, file: Path) -> ReviewImport:
 
 def reviews_to_fill_in(site: Site) -> list[dict[str, Any]]:
     """The pairs to look at next, flagged ones first, as rows of a file with an empty verdict."""
-    items = waiting_reviews(site)
-    with site.database.session() as session:
-        keys = list({key for item in items for key in (item.left, item.right)})
-        jobs = {job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=keys)}
     rows = []
-    for item in items:
+    for item in waiting_reviews(site):
         row: dict[str, Any] = dict.fromkeys(EXPORT_COLUMNS)
         row.update(
             left=str(item.left),
@@ -110,13 +107,40 @@ def reviews_to_fill_in(site: Site) -> list[dict[str, Any]]:
             day=item.day.isoformat(),
             why=item.why,
         )
-        for side, key in (("left", item.left), ("right", item.right)):
-            job = jobs.get(key)
+        rows.append(row)
+    add_files(site, rows)
+    return rows
+
+
+def keep_verdicts(file: Path) -> None:
+    """See to it that a file that is about to be written anew holds no work of a person.
+
+    Raises:
+        DeerReidError: it is a table with verdicts in it.
+    """
+    try:
+        rows, _ = read_filled_table(file, REVIEW_COLUMNS)
+    except DeerReidError:
+        return  # not there, or no such table
+    filled = sum(given(row.cells.get("verdict")) is not None for row in rows)
+    if filled:
+        raise DeerReidError(
+            f"{file} has {filled} verdicts, which would be lost: read them with `deer-reid review import`, and name "
+            "another file"
+        )
+
+
+def add_files(site: Site, rows: Sequence[dict[str, Any]]) -> None:
+    """Say in each row where the pictures of the detections `left` and `right` are, and their crops."""
+    keys = {uuid.UUID(row[side]) for row in rows for side in SIDES}
+    with site.database.session() as session:
+        jobs = {str(job.detection_id): job for job in crop_jobs(session, SPEC.id, detections=list(keys))}
+    for row in rows:
+        for side in SIDES:
+            job = jobs.get(row[side])
             if job is not None:
                 row[f"{side}Picture"] = job.path
                 row[f"{side}Crop"] = str(site.settings.crops_dir / job.crop_file) if job.crop_file else None
-        rows.append(row)
-    return rows
 
 
 def _review(row: FilledRow, named: dict[str, uuid.UUID | str], source: str) -> PairReview:
@@ -140,7 +164,7 @@ def _review(row: FilledRow, named: dict[str, uuid.UUID | str], source: str) -> P
     if moment > datetime.now(UTC) + _CLOCK_TOLERANCE:
         raise BadValue("bad_value", "reviewedAt lies in the future")
     sides = []
-    for side in ("left", "right"):
+    for side in SIDES:
         found = named[row.cells.get(side, "")]
         if isinstance(found, str):
             raise BadValue("bad_value", f"{side}: {found}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from statistics import median
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from deer_reid_pipeline.reid.matching import flank_signs
 from deer_reid_pipeline.reid.sightings import BodySize, IdentifiedEncounter, Position
@@ -25,6 +25,8 @@ MOST_COMPARED = 200
 _GROWN = frozenset({"mature", "mid"})
 _GROWN_IN_OWNER_ROWS = frozenset({"mature", "mid", "buck", "doe"})
 """The owner tells bucks and does from fawns; of our own rows these two words only say the sex."""
+
+T = TypeVar("T")
 
 _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
@@ -96,36 +98,53 @@ def review_pair(match: Match, ranked: Iterable[tuple[Match, SightingRow]]) -> tu
 
 
 def pair_to_compare(
-    own: Sequence[Pictured], ranked: Iterable[tuple[Match, SightingRow]]
+    own: Sequence[Pictured], ranked: Iterable[tuple[Match, SightingRow]], *, named_first: bool = False
 ) -> tuple[uuid.UUID, uuid.UUID] | None:
     """The two detections that show best whether the animal of some pictures is an individual; see `review_pair`.
 
     Args:
         own: pictures of one encounter.
         ranked: of the individual, see `to_compare_with`.
+        named_first: of comparable flanks, one that a person named comes before one of the very flank.
     """
-    known = [(row, other.evidence) for other, row in islice(ranked, MOST_COMPARED)]
+    known = _best_of_a_kind(
+        ((row, other.evidence) for other, row in islice(ranked, MOST_COMPARED)),
+        lambda item: (item[0].viewpoint, item[0].method == HUMAN, item[1]),
+        lambda item: item[0],
+    )
     if not known:
         return None
-    own_flanks = flank_signs([row.viewpoint for row in own])
+    mine = _best_of_a_kind(own, lambda row: row.viewpoint, lambda row: row)
+    own_flanks = flank_signs([row.viewpoint for row in mine])
     flanks = flank_signs([row.viewpoint for row, _ in known])
-    worth = [
-        (
-            (
+    worth = []
+    for i, row in enumerate(mine):
+        for j, (other, evidence) in enumerate(known):
+            named, same = other.method == HUMAN, row.viewpoint is not None and row.viewpoint == other.viewpoint
+            rank = (
                 evidence,
                 bool(own_flanks[i] * flanks[j] >= 0),
-                row.viewpoint is not None and row.viewpoint == other.viewpoint,
-                other.method == HUMAN,
+                *((named, same) if named_first else (same, named)),
                 row.confidence + other.confidence,
                 str(row.detection_id),
                 str(other.detection_id),
-            ),
-            (row.detection_id, other.detection_id),
-        )
-        for i, row in enumerate(own)
-        for j, (other, evidence) in enumerate(known)
-    ]
+            )
+            worth.append((rank, (row.detection_id, other.detection_id)))
     return max(worth)[1]
+
+
+def _best_of_a_kind(items: Iterable[T], kind: Callable[[T], Hashable], row: Callable[[T], Pictured]) -> list[T]:
+    """The surest box of every kind of picture: the others are never better in a pair."""
+    best: dict[Hashable, T] = {}
+    for item in items:
+        before = best.get(kind(item))
+        if before is None or _sureness(row(item)) > _sureness(row(before)):
+            best[kind(item)] = item
+    return list(best.values())
+
+
+def _sureness(row: Pictured) -> tuple[float, str]:
+    return row.confidence, str(row.detection_id)
 
 
 def _match(

@@ -126,6 +126,12 @@ def named_detections(site: Site) -> list[uuid.UUID]:
         return [row.detection_id for row in _named(session)[0]]
 
 
+def learned_from_reviews(site: Site) -> Learned:
+    """Whom the encounters without a name show, by the comparisons of pictures that stand."""
+    with site.database.session() as session:
+        return _named(session)[1]
+
+
 def judged_by_others(site: Site, recipe_id: str) -> dict[str, list[uuid.UUID]]:
     """Fold model of a fine-tuned recipe -> detections that it needs vectors of to judge; empty for other recipes."""
     with site.database.session() as session:

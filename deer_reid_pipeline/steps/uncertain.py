@@ -7,39 +7,33 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from deer_reid_pipeline.errors import DeerReidError
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.report.templates import page_template
-from deer_reid_pipeline.steps.reviews import REVIEW_COLUMNS
-from deer_reid_pipeline.steps.sightings import MOST_COMPARED, Match, build_matches, pair_to_compare, to_compare_with
+from deer_reid_pipeline.steps.reviews import REVIEW_COLUMNS, add_files
+from deer_reid_pipeline.steps.sightings import Match, build_matches, pair_to_compare, to_compare_with
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.thumbnails import thumbnails
+from deer_reid_pipeline.steps.truth import learned_from_reviews
 from deer_reid_pipeline.store.drops import get_drop
-from deer_reid_pipeline.store.media import crop_jobs
-from deer_reid_pipeline.store.monitoring import (
-    IndividualRow,
-    SightingRow,
-    individuals_by_id,
-    sightings_until,
-    standing_now,
-)
-from deer_reid_pipeline.store.reviews import SAME, PairReview, standing_reviews
+from deer_reid_pipeline.store.monitoring import HUMAN, individuals_by_id, sightings_until, standing_now
+from deer_reid_pipeline.store.reviews import standing_reviews
 from deer_reid_pipeline.store.uncertain import UncertainRow, uncertain_rows
 
 UNCERTAIN_COLUMNS = (
     *REVIEW_COLUMNS,
+    "row",
     "encounter",
     "rank",
     "individualID",
     "similarity",
     "probability",
+    "named",
     "started",
     "drop",
     "leftPicture",
@@ -53,13 +47,7 @@ MOST_ENCOUNTERS = 100
 """On the page, which holds its pictures."""
 
 MOST_PICTURES = 5
-"""Of one encounter on the page."""
-
-FIRST_LINE = 2
-"""Of a table's first row, below the headings."""
-
-Ranked = Mapping[uuid.UUID, Sequence[tuple[Match, SightingRow]]]
-"""Individual -> its pictures, those first that show best who it is."""
+"""Of one encounter on the page, if no more are to be compared."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +58,7 @@ class Likeness:
         rank: from 1, the most similar.
         similarity: -1 to 1, when it was decided.
         left, right: the detections to compare: one of the encounter, one of the individual.
+        named: a person said whom the right one shows. Otherwise the individual was opened with it.
     """
 
     rank: int
@@ -77,6 +66,7 @@ class Likeness:
     similarity: float
     left: uuid.UUID
     right: uuid.UUID
+    named: bool
 
 
 @dataclass(frozen=True)
@@ -85,8 +75,9 @@ class Uncertain:
 
     Attributes:
         started_at: when; None where its pictures carry no time.
-        probability: that the first of the individuals is right, 0 to 1; None where no calibration was measured.
-        pictures: its detections, the surer boxes first.
+        probability: that the first of `likenesses` is right, 0 to 1; None where no calibration was measured, or where
+            the first individual of the decision is not among them any more.
+        pictures: its detections: those to compare first, then the surer boxes.
         likenesses: whom it resembles, the most similar first; at least one.
     """
 
@@ -98,132 +89,112 @@ class Uncertain:
     likenesses: tuple[Likeness, ...]
 
 
-def uncertain_encounters(site: Site, drop_key: str | None = None, limit: int | None = None) -> list[Uncertain]:
+def uncertain_encounters(site: Site, drop_key: str | None = None) -> list[Uncertain]:
     """Encounters without a name that resemble somebody, those first where the first individual is likeliest right.
 
-    Left out are encounters that a person found in a picture of an individual, individuals that a person compared with
-    the encounter, and those of whom no picture shows who they are.
+    Without probabilities, the most similar come first. Left out are encounters whose animal people's comparisons tell,
+    individuals that somebody compared with the encounter, and those of whom no picture shows who they are.
 
     Args:
         drop_key: of this drop only.
-        limit: at most this many.
 
     Raises:
         DeerReidError: there is no such drop.
     """
+    known = learned_from_reviews(site).individuals
     with site.database.session() as session:
         if drop_key is not None and get_drop(session, drop_key) is None:
-            raise DeerReidError(f"there is no drop {drop_key!a}: `deer-reid process FOLDER` prints the name of a drop")
-        rows = uncertain_rows(session, drop_key)
+            raise DeerReidError(f"there is no drop {drop_key!a}: `deer-reid process FOLDER` ends with the name of one")
+        rows = [row for row in uncertain_rows(session, drop_key) if row.encounter_id not in known]
         reviews = standing_reviews(session)
         deer = {item.deer_id for row in rows for item in row.shortlist}
         individuals = individuals_by_id(session, deer)
         sightings = sightings_until(session, deer, standing_now(), evidence_only=True) if deer else []
     members: dict[uuid.UUID, list[Match]] = defaultdict(list)
-    owner: dict[uuid.UUID, uuid.UUID] = {}
     for match in build_matches(sightings, individuals, {}, ()):
         members[match.rows[0].deer_id].append(match)
-        owner.update((row.detection_id, row.deer_id) for row in match.rows)
-    ranked = {key: list(islice(to_compare_with(of), MOST_COMPARED)) for key, of in members.items()}
-    said = _said(rows, reviews)
-    waiting = _waiting(rows, said, owner, ranked, individuals)
-    return list(islice(waiting, limit))
+    ranked = {key: to_compare_with(of) for key, of in members.items()}
+    shown_by = {row.detection_id: row for row in sightings}
+    compared: dict[uuid.UUID, set[uuid.UUID]] = defaultdict(set)
+    for review in reviews:
+        for one, other in (review.pair, review.pair[::-1]):
+            if other in shown_by:
+                compared[one].add(shown_by[other].deer_id)
+    found = []
+    for row in rows:
+        done = {key for picture in row.pictures for key in compared[picture.detection_id]}
+        likenesses = []
+        for rank, item in enumerate(row.shortlist, 1):
+            if item.deer_id in done or item.deer_id not in individuals:
+                continue
+            pair = pair_to_compare(row.pictures, ranked.get(item.deer_id, ()), named_first=True)
+            if pair is not None:
+                named = shown_by[pair[1]].method == HUMAN
+                likenesses.append(Likeness(rank, individuals[item.deer_id].name, item.similarity, *pair, named))
+        if likenesses:
+            found.append(_uncertain(row, likenesses))
+    return sorted(found, key=lambda item: (-(item.probability or 0.0), -item.likenesses[0].similarity))
+
+
+def _uncertain(row: UncertainRow, likenesses: Sequence[Likeness]) -> Uncertain:
+    surest = sorted(row.pictures, key=lambda picture: (-picture.confidence, str(picture.detection_id)))
+    pictures = dict.fromkeys([*(each.left for each in likenesses), *(picture.detection_id for picture in surest)])
+    return Uncertain(
+        row.encounter_id,
+        row.drop_key,
+        row.started_at,
+        row.probability if likenesses[0].rank == 1 else None,
+        tuple(pictures),
+        tuple(likenesses),
+    )
 
 
 def uncertain_to_fill_in(site: Site, encounters: Sequence[Uncertain]) -> list[dict[str, Any]]:
     """One row a likeness, with the columns of `UNCERTAIN_COLUMNS` and an empty verdict."""
-    keys = list({key for item in encounters for each in item.likenesses for key in (each.left, each.right)})
-    with site.database.session() as session:
-        jobs = {job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=keys)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for item in encounters:
         for each in item.likenesses:
             row: dict[str, Any] = dict.fromkeys(UNCERTAIN_COLUMNS)
             row.update(
                 left=str(each.left),
                 right=str(each.right),
+                row=len(rows) + 1,
                 encounter=str(item.encounter_id),
                 rank=each.rank,
                 individualID=each.individual,
                 similarity=each.similarity,
                 probability=item.probability if each.rank == 1 else None,
+                named="yes" if each.named else "no",
                 started=item.started_at.isoformat() if item.started_at is not None else None,
                 drop=item.drop_key,
             )
-            for side, key in (("left", each.left), ("right", each.right)):
-                job = jobs.get(key)
-                if job is not None:
-                    row[f"{side}Picture"] = job.path
-                    row[f"{side}Crop"] = str(site.settings.crops_dir / job.crop_file) if job.crop_file else None
             rows.append(row)
+    add_files(site, rows)
     return rows
 
 
-def uncertain_page(site: Site, encounters: Sequence[Uncertain], table: str) -> str:
+def uncertain_page(site: Site, encounters: Sequence[Uncertain], table: str, waiting: int) -> str:
     """The first encounters to look at, as one HTML page that fetches nothing; names from outside are escaped.
 
     Args:
         table: name of the file to fill in, which has the same encounters in the same order.
+        waiting: encounters that wait, those that are not listed included.
     """
     shown = encounters[:MOST_ENCOUNTERS]
     wanted = [key for item in shown for key in item.pictures[:MOST_PICTURES]]
     wanted += [each.right for item in shown for each in item.likenesses]
     with site.database.session() as session:
         pictures = thumbnails(site, session, wanted)
-    blocks, line = [], FIRST_LINE
+    blocks, number = [], 0
     for item in shown:
-        likenesses = []
+        likenesses: list[dict[str, Any]] = []
+        compared_in: dict[uuid.UUID, list[str]] = defaultdict(list)
         for each in item.likenesses:
-            likenesses.append({"line": line, "of": each, "picture": pictures[each.right]})
-            line += 1
-        blocks.append(
-            {
-                "of": item,
-                "pictures": [pictures[key] for key in item.pictures[:MOST_PICTURES]],
-                "likenesses": likenesses,
-            }
-        )
+            number += 1
+            likenesses.append({"row": number, "of": each, "picture": pictures[each.right]})
+            compared_in[each.left].append(str(number))
+        own = [(pictures[key], compared_in.get(key, [])) for key in item.pictures[:MOST_PICTURES]]
+        blocks.append({"of": item, "pictures": own, "likenesses": likenesses})
     return page_template("uncertain_page.html.j2", Path(__file__).parent).render(
-        blocks=blocks, waiting=len(encounters), table=table
+        blocks=blocks, listed=len(encounters), waiting=waiting, table=table
     )
-
-
-def _said(rows: Sequence[UncertainRow], reviews: Sequence[PairReview]) -> dict[uuid.UUID, list[tuple[uuid.UUID, str]]]:
-    """Encounter -> what pictures people compared it with that wait for nobody, and what they said."""
-    encounter = {picture.detection_id: row.encounter_id for row in rows for picture in row.pictures}
-    said: dict[uuid.UUID, list[tuple[uuid.UUID, str]]] = defaultdict(list)
-    for review in reviews:
-        for one, other in (review.pair, review.pair[::-1]):
-            if one in encounter and other not in encounter:
-                said[encounter[one]].append((other, review.verdict))
-    return said
-
-
-def _waiting(
-    rows: Sequence[UncertainRow],
-    said: Mapping[uuid.UUID, Sequence[tuple[uuid.UUID, str]]],
-    owner: Mapping[uuid.UUID, uuid.UUID],
-    ranked: Ranked,
-    individuals: Mapping[uuid.UUID, IndividualRow],
-) -> Iterator[Uncertain]:
-    for row in rows:
-        compared = said.get(row.encounter_id, ())
-        if any(verdict == SAME for _, verdict in compared):
-            continue
-        done = {owner.get(other) for other, _ in compared}
-        likenesses = []
-        for rank, item in enumerate(row.shortlist, 1):
-            pair = pair_to_compare(row.pictures, ranked.get(item.deer_id, ()))
-            if pair is None or item.deer_id in done or item.deer_id not in individuals:
-                continue
-            likenesses.append(Likeness(rank, individuals[item.deer_id].name, item.similarity, *pair))
-        if likenesses:
-            pictures = sorted(row.pictures, key=lambda picture: (-picture.confidence, str(picture.detection_id)))
-            yield Uncertain(
-                row.encounter_id,
-                row.drop_key,
-                row.started_at,
-                row.probability,
-                tuple(picture.detection_id for picture in pictures),
-                tuple(likenesses),
-            )

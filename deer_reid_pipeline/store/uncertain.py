@@ -49,10 +49,7 @@ class UncertainRow:
 
 
 def uncertain_rows(session: Session, drop_key: str | None = None) -> list[UncertainRow]:
-    """Encounters whose newest decision is uncertain, those first whose first candidate is most likely to be right.
-
-    Without probabilities the most similar come first. Those with an empty shortlist are left out: there is nobody to
-    compare them with.
+    """Encounters whose newest decision is uncertain, by id, but for those with an empty shortlist.
 
     Args:
         drop_key: of this drop only.
@@ -79,12 +76,7 @@ def uncertain_rows(session: Session, drop_key: str | None = None) -> list[Uncert
         .join(Encounter, Encounter.id == decision.c.encounter_id)
         .join(Detection, Detection.encounter_id == decision.c.encounter_id)
         .where(decision.c.decision == "uncertain", ~Detection.superseded, Detection.deer_id.is_(None))
-        .order_by(
-            decision.c.probability.desc().nulls_last(),
-            decision.c.score.desc().nulls_last(),
-            decision.c.id.desc(),
-            Detection.id,
-        )
+        .order_by(decision.c.encounter_id, Detection.id)
     ).all()
     pictures: dict[uuid.UUID, list[PictureRow]] = defaultdict(list)
     for row in rows:

@@ -96,6 +96,8 @@ class Herd:
         box: tuple[float, float, float, float] = (0.4, 0.3, 0.2, 0.3),
         given: str | None = None,
         resembles: Sequence[tuple[str, float]] = (),
+        viewpoint: str = "left",
+        confidence: float = 0.9,
     ) -> uuid.UUID:
         """One encounter and the decision about it; returns the encounter's id."""
         encounter = uuid.uuid4()
@@ -123,7 +125,7 @@ class Herd:
                         image_id=image,
                         deer_id=deer,
                         bbox={},
-                        confidence=0.9,
+                        confidence=confidence,
                         classification=classification_of(sex, stage),
                         bbox_x=box[0],
                         bbox_y=box[1],
@@ -131,7 +133,7 @@ class Herd:
                         bbox_height=box[3],
                         source="manifest",
                         life_stage=stage,
-                        viewpoint="left",
+                        viewpoint=viewpoint,
                         classification_method=method if deer is not None else None,
                         encounter_id=encounter,
                         given_individual=name if method == "human" else given,

@@ -183,6 +183,7 @@ def test_the_candidate_is_judged_by_its_folds_and_has_a_card(fine_tuned: tuple[S
     proposed = propose_finetuned(named, outcome.recipe.id, run_id="run-1")
     assert [item.what for item in proposed.compared] == ["fine-tuned", "started from"]
     assert {item.figures["map"].n for item in proposed.compared} == {72}
+    assert all(0 < item.by_chance["rank1"] < item.by_chance["rank5"] < 1 for item in proposed.compared)
     card = json.loads((proposed.folder / "model_card.json").read_text(encoding="utf-8"))
     assert card["recipe"] == outcome.recipe.id
     assert "C00" not in json.dumps(card)
