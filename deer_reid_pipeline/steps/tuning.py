@@ -153,7 +153,7 @@ def tuning_text(live: str, recipe: str, rationale: Sequence[str], tuned: Tuned |
     lines = ["DEER RE-ID TUNING REPORT", f"{made_at:%d %B %Y, %H:%M} UTC", "", f"Live: {live}", f"Fitted for: {recipe}"]
     lines += ["", "WHAT WAS CHOSEN"]
     lines += [f"- {line}" for line in rationale]
-    if tuned is not None:
+    if tuned is not None and tuned.grid:  # one branch alone has no weights to choose
         lines += [
             "",
             "WEIGHTS, BY PAIRS OF PICTURES (the owner's table: most true pairs with less than 5 % of false ones)",

@@ -251,6 +251,9 @@ def test_a_fit_in_fast_mode_is_judged_and_kept_until_somebody_wants_both(
     monkeypatch.setattr(validation, "made_backgrounds", without_animals)
     labelled_home(site, signal=3.0)
     fitted = fit_release(site, mode=FAST)
+    (text,) = (site.settings.home / "reports" / "tuning").glob("*/tuning_report.txt")
+    assert "WHAT WAS CHOSEN" in text.read_text()
+    assert "WEIGHTS" not in text.read_text()  # there is nothing to weigh
     proposal = propose_fit(site, fitted.report)
     assert proposal.candidate is not None
     found = judge(site, candidate=proposal.candidate)
