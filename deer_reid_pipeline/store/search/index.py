@@ -24,7 +24,7 @@ EXACT_LIMIT = 100_000
 VECTOR, HALFVEC = "vector", "halfvec"
 """What an index holds: the stored float32, or their float16, at half the size."""
 
-HNSW_M, HNSW_EF_CONSTRUCTION = 32, 128
+HNSW_M, HNSW_EF_CONSTRUCTION = 32, 400
 """Neighbours of an element, and candidates looked at to find them; docs/search.md has what they gave."""
 
 HALFVEC_SINCE, ITERATIVE_SINCE = (0, 7), (0, 8)
