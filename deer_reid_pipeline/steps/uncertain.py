@@ -47,7 +47,7 @@ MOST_ENCOUNTERS = 100
 """On the page, which holds its pictures."""
 
 MOST_PICTURES = 5
-"""Of one encounter on the page, if no more are to be compared."""
+"""Of one encounter on the page: those to compare, of which there is one a flank at most, and others."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from deer_reid_pipeline_tests.e2e.runs import Home, kill_group
 
 QUICK = ("--drawn", "--pictures", "4", "--megapixels", "0.02", "--ahead", "0", "--rounds", "1")
@@ -53,11 +55,9 @@ def test_a_night_runs_in_a_home_of_its_own(fresh: Home) -> None:
     assert counts["images"] == counts["detections"] == counts["reports"] == 0
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_during_a_night_leaves_nothing(fresh: Home) -> None:
-    # Whoever runs the tests in the background may have it ignored, which the command would inherit.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = fresh.start("benchmark", "--night", "2000", "--megapixels", "0.05")
-    signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 300
         while not list(fresh.folder.glob("scratch/night-*/herd/images/*/*.jpg")):

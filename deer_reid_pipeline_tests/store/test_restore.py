@@ -133,6 +133,7 @@ def test_a_server_before_17_takes_its_own_back_with_or_without_installed_program
         assert value(url, "SELECT vector_dims(v) FROM deer") == 512
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_middle_leaves_the_database_as_it_was(server: EmbeddedServer, url: str, tmp_path: Path) -> None:
     run_sql(url, SLOW_IN_PSQL)
     run_sql(url, "CREATE INDEX ON deer (slow(length(name)))")
