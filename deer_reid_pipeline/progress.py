@@ -6,7 +6,10 @@ Steps report; the command line listens and draws a bar. Nobody has to listen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 Listener = Callable[[str, int, int], None]
 Hearer = Callable[[str], None]
@@ -15,24 +18,14 @@ _listeners: list[Listener] = []
 _hearers: list[Hearer] = []
 
 
-@contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def listening(listener: Listener) -> AbstractContextManager[None]:
     """Call `listener(step, done, total)` for every report made inside the block."""
-    _listeners.append(listener)
-    try:
-        yield
-    finally:
-        _listeners.remove(listener)
+    return _added(listener, _listeners)
 
 
-@contextmanager
-def hearing(hearer: Hearer) -> Iterator[None]:
+def hearing(hearer: Hearer) -> AbstractContextManager[None]:
     """Call `hearer(line)` for every remark made inside the block."""
-    _hearers.append(hearer)
-    try:
-        yield
-    finally:
-        _hearers.remove(hearer)
+    return _added(hearer, _hearers)
 
 
 def remark(line: str) -> None:
@@ -45,3 +38,12 @@ def report(step: str, done: int, total: int) -> None:
     """Say that `done` of `total` items of a step are done."""
     for listener in list(_listeners):
         listener(step, done, total)
+
+
+@contextmanager
+def _added(one: T, those: list[T]) -> Iterator[None]:
+    those.append(one)
+    try:
+        yield
+    finally:
+        those.remove(one)

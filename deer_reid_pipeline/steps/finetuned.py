@@ -270,5 +270,4 @@ def _first(site: Site, recipe_id: str) -> FittedPolicy:
 def _figures(recipe_id: str, what: str, labelled: Labelled, fitted: FittedPolicy) -> RecipeFigures:
     evaluation = evaluate(labelled, fitted)
     figures = {name: estimate(item) for name, item in evaluation.statistics.items() if name in FIRST}
-    by_chance = evaluation.raw.retrieval.by_chance if evaluation.raw is not None else {}
-    return RecipeFigures(recipe_id, what, figures, evaluation.made, evaluation.true, by_chance)
+    return RecipeFigures(recipe_id, what, figures, evaluation.made, evaluation.true, evaluation.by_chance)

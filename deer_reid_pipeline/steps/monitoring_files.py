@@ -10,9 +10,8 @@ import base64
 import json
 import os
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -29,11 +28,9 @@ from deer_reid_pipeline.steps.monitoring_report import (
     MonitoringReport,
     summary_of,
 )
+from deer_reid_pipeline.steps.report.templates import page_template
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.thumbnails import thumbnails
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 MOST_PAIRS = 40
 MOST_LINES = 100
@@ -89,7 +86,7 @@ def page(site: Site, session: Session, report: MonitoringReport, number: int) ->
     shown = report.to_review[:MOST_PAIRS]
     shots = thumbnails(site, session, [key for item in shown for key in (item.left, item.right)])
     rate = report.rate
-    return _template().render(
+    return page_template("monitoring_page.html.j2", Path(__file__).parent).render(
         report=report,
         number=number,
         kind=_KINDS[report.verdict],
@@ -134,15 +131,6 @@ def _line(line: MatchLine) -> dict[str, Any]:
 
 def _inline(png: bytes | None) -> str:
     return "" if png is None else "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent, encoding="utf-8")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return made.get_template("monitoring_page.html.j2")
 
 
 def _write(path: Path, content: str) -> None:

@@ -30,6 +30,9 @@ from deer_reid_pipeline.store.reviews import VERDICTS, PairReview, add_reviews, 
 REVIEW_COLUMNS = ("left", "right", "verdict", "reviewer", "reviewedAt")
 """What a file of reviews has."""
 
+FILE_COLUMNS = ("leftPicture", "rightPicture", "leftCrop", "rightCrop")
+"""What `add_files` fills in."""
+
 EXPORT_COLUMNS = (
     *REVIEW_COLUMNS,
     "individualID",
@@ -37,10 +40,7 @@ EXPORT_COLUMNS = (
     "probability",
     "day",
     "why",
-    "leftPicture",
-    "rightPicture",
-    "leftCrop",
-    "rightCrop",
+    *FILE_COLUMNS,
 )
 SIDES = ("left", "right")
 _REVIEWER_LIMIT = 100

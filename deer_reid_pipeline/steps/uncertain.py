@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.steps.report.templates import page_template
-from deer_reid_pipeline.steps.reviews import REVIEW_COLUMNS, add_files
+from deer_reid_pipeline.steps.reviews import FILE_COLUMNS, REVIEW_COLUMNS, add_files
 from deer_reid_pipeline.steps.sightings import Match, build_matches, pair_to_compare, to_compare_with
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.thumbnails import thumbnails
@@ -36,10 +37,7 @@ UNCERTAIN_COLUMNS = (
     "named",
     "started",
     "drop",
-    "leftPicture",
-    "rightPicture",
-    "leftCrop",
-    "rightCrop",
+    *FILE_COLUMNS,
 )
 """What the file to fill in has: a row is an individual that an encounter resembles."""
 
@@ -151,14 +149,14 @@ def _uncertain(row: UncertainRow, likenesses: Sequence[Likeness]) -> Uncertain:
 
 def uncertain_to_fill_in(site: Site, encounters: Sequence[Uncertain]) -> list[dict[str, Any]]:
     """One row a likeness, with the columns of `UNCERTAIN_COLUMNS` and an empty verdict."""
-    rows: list[dict[str, Any]] = []
-    for item in encounters:
-        for each in item.likenesses:
+    rows = []
+    for item, numbered in _numbered(encounters):
+        for number, each in numbered:
             row: dict[str, Any] = dict.fromkeys(UNCERTAIN_COLUMNS)
             row.update(
                 left=str(each.left),
                 right=str(each.right),
-                row=len(rows) + 1,
+                row=number,
                 encounter=str(item.encounter_id),
                 rank=each.rank,
                 individualID=each.individual,
@@ -185,16 +183,24 @@ def uncertain_page(site: Site, encounters: Sequence[Uncertain], table: str, wait
     wanted += [each.right for item in shown for each in item.likenesses]
     with site.database.session() as session:
         pictures = thumbnails(site, session, wanted)
-    blocks, number = [], 0
-    for item in shown:
-        likenesses: list[dict[str, Any]] = []
-        compared_in: dict[uuid.UUID, list[str]] = defaultdict(list)
-        for each in item.likenesses:
-            number += 1
-            likenesses.append({"row": number, "of": each, "picture": pictures[each.right]})
-            compared_in[each.left].append(str(number))
-        own = [(pictures[key], compared_in.get(key, [])) for key in item.pictures[:MOST_PICTURES]]
-        blocks.append({"of": item, "pictures": own, "likenesses": likenesses})
+    blocks = [
+        {
+            "of": item,
+            "pictures": [
+                (pictures[key], [str(number) for number, each in numbered if each.left == key])
+                for key in item.pictures[:MOST_PICTURES]
+            ],
+            "likenesses": [{"row": number, "of": each, "picture": pictures[each.right]} for number, each in numbered],
+        }
+        for item, numbered in _numbered(shown)
+    ]
     return page_template("uncertain_page.html.j2", Path(__file__).parent).render(
         blocks=blocks, listed=len(encounters), waiting=waiting, table=table
     )
+
+
+def _numbered(encounters: Sequence[Uncertain]) -> Iterator[tuple[Uncertain, list[tuple[int, Likeness]]]]:
+    """Encounters with their likenesses, each with the number of its row in the table."""
+    numbers = count(1)
+    for item in encounters:
+        yield item, [(next(numbers), each) for each in item.likenesses]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from deer_reid_pipeline.store.decisions import newest_decisions
 from deer_reid_pipeline.store.models import Deer, Detection, MatchDecision
 
 
@@ -54,12 +55,9 @@ def decision_counts(session: Session) -> list[DecisionCount]:
         .distinct()
         .subquery()
     )
-    latest = (
-        select(MatchDecision.encounter_id, MatchDecision.decision, MatchDecision.method, MatchDecision.release_id)
-        .distinct(MatchDecision.encounter_id)
-        .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
-        .subquery()
-    )
+    latest = newest_decisions(
+        MatchDecision.encounter_id, MatchDecision.decision, MatchDecision.method, MatchDecision.release_id
+    ).subquery()
     said = (latest.c.decision, latest.c.method, latest.c.release_id)
     rows = session.execute(
         select(*said, func.count())

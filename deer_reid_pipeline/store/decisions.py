@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Numeric, cast, func, select, update
+from sqlalchemy import Numeric, Select, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -174,6 +174,15 @@ def machine_scores(session: Session, drop_key: str) -> list[MachineScore]:
     return [MachineScore(*row) for row in rows]
 
 
+def newest_decisions(*columns: Any) -> Select[Any]:
+    """The newest decision about every encounter."""
+    return (
+        select(*columns)
+        .distinct(MatchDecision.encounter_id)
+        .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
+    )
+
+
 def results_of_drop(session: Session, drop_key: str) -> list[dict[str, Any]]:
     """One row a standing detection of a drop, with the latest decision about it, in the drop's order.
 
@@ -181,12 +190,7 @@ def results_of_drop(session: Session, drop_key: str) -> list[dict[str, Any]]:
     log (number of the decision), decision, method, similarity, threshold, probability, recipe, release, source,
     candidates, reason.
     """
-    latest = (
-        select(MatchDecision)
-        .distinct(MatchDecision.encounter_id)
-        .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
-        .subquery()
-    )
+    latest = newest_decisions(MatchDecision).subquery()
     rows = session.execute(
         select(DropMedia.file_path, Detection, Image, Deer.name, Deer.sex, latest)
         .join(Image, Image.id == DropMedia.image_id)
@@ -232,17 +236,12 @@ def all_results(session: Session) -> list[dict[str, Any]]:
 
     classificationProbability is empty until a calibration was measured.
     """
-    latest = (
-        select(
-            MatchDecision.encounter_id,
-            MatchDecision.probability,
-            MatchDecision.release_id,
-            MatchDecision.recipe_id,
-        )
-        .distinct(MatchDecision.encounter_id)
-        .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
-        .subquery()
-    )
+    latest = newest_decisions(
+        MatchDecision.encounter_id,
+        MatchDecision.probability,
+        MatchDecision.release_id,
+        MatchDecision.recipe_id,
+    ).subquery()
     first_file = (
         select(DropMedia.image_id, DropMedia.drop_key, DropMedia.file_path)
         .distinct(DropMedia.image_id, DropMedia.drop_key)

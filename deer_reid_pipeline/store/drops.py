@@ -12,6 +12,7 @@ from sqlalchemy import UUID, Text, column, delete, exists, func, select, update,
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
+from deer_reid_pipeline.store.decisions import newest_decisions
 from deer_reid_pipeline.store.models import (
     Deer,
     Detection,
@@ -352,11 +353,9 @@ def summarize_drop(session: Session, drop_key: str) -> DropSummary:
         .where(Detection.image_id.in_(in_drop), ~Detection.superseded)
     )
     latest = (
-        select(MatchDecision.decision, MatchDecision.method)
+        newest_decisions(MatchDecision.decision, MatchDecision.method)
         .join(Detection, Detection.encounter_id == MatchDecision.encounter_id)
         .where(Detection.image_id.in_(in_drop), ~Detection.superseded)
-        .distinct(MatchDecision.encounter_id)
-        .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
         .subquery()
     )
     outcomes = {

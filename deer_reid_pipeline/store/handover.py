@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from deer_reid_pipeline.errors import DatabaseError
 from deer_reid_pipeline.reid.vocabulary import sex_of
+from deer_reid_pipeline.store.decisions import newest_decisions
 from deer_reid_pipeline.store.media import box_of
 from deer_reid_pipeline.store.models import (
     Base,
@@ -272,21 +273,16 @@ class ObservationRow(NamedTuple):
 def observation_rows(session: Session) -> Iterator[ObservationRow]:
     """All standing detections, by time and id of their picture, then by id."""
     first = _first_files()
-    latest = (
-        select(
-            MatchDecision.encounter_id,
-            MatchDecision.decision,
-            MatchDecision.method,
-            MatchDecision.probability,
-            MatchDecision.recipe_id,
-            MatchDecision.release_id,
-            MatchDecision.reason,
-            MatchDecision.decided_at,
-        )
-        .distinct(MatchDecision.encounter_id)
-        .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
-        .subquery()
-    )
+    latest = newest_decisions(
+        MatchDecision.encounter_id,
+        MatchDecision.decision,
+        MatchDecision.method,
+        MatchDecision.probability,
+        MatchDecision.recipe_id,
+        MatchDecision.release_id,
+        MatchDecision.reason,
+        MatchDecision.decided_at,
+    ).subquery()
     query = (
         select(Detection, Image, Encounter, Deer.sex, first.c.drop_key, first.c.name, first.c.file_path, latest)
         .join(Image, Image.id == Detection.image_id)

@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from deer_reid_pipeline.store.decisions import newest_decisions
 from deer_reid_pipeline.store.models import Detection, Encounter, MatchDecision
 
 
@@ -54,11 +55,7 @@ def uncertain_rows(session: Session, drop_key: str | None = None) -> list[Uncert
     Args:
         drop_key: of this drop only.
     """
-    newest = (
-        select(MatchDecision)
-        .distinct(MatchDecision.encounter_id)
-        .order_by(MatchDecision.encounter_id, MatchDecision.id.desc())
-    )
+    newest = newest_decisions(MatchDecision)
     if drop_key is not None:
         newest = newest.where(MatchDecision.drop_key == drop_key)
     decision = newest.subquery()

@@ -69,3 +69,8 @@ class Evaluation:
     made: int = 0
     true: int = 0
     raw: Raw | None = None
+
+    @property
+    def by_chance(self) -> dict[str, float]:
+        """Metric -> what guessing would reach, where that depends on the galleries and the raw results are there."""
+        return {} if self.raw is None else self.raw.retrieval.by_chance

@@ -53,7 +53,7 @@ def content_of(site: Site, result: ValidationResult, sides: tuple[Judged, ...]) 
         candidate_verdict=result.verdict if result.candidate is not None else None,
         differences=result.differences,
         made=[(side.evaluation.made, side.evaluation.true) for side in sides],
-        chance=_by_chance(live),
+        chance=live.evaluation.by_chance if live is not None else {},
         owner=result.owner,
         plots=draw_plots(sides, bound),
         pictures_of=shown.label if shown is not None and candidate is not None else "",
@@ -64,11 +64,6 @@ def content_of(site: Site, result: ValidationResult, sides: tuple[Judged, ...]) 
         protocol=protocol_paragraphs(len(result.live.fitted.without)),
         limits=limits(result.counts.get("gallery_size", 0)),
     )
-
-
-def _by_chance(side: Judged | None) -> dict[str, float]:
-    raw = None if side is None else side.evaluation.raw
-    return {} if raw is None else raw.retrieval.by_chance
 
 
 def _basis(result: ValidationResult) -> str:
