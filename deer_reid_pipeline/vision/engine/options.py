@@ -8,14 +8,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Choice:
-    """A library and the arithmetic that it computes in; `folded` has each batch norm folded into its convolution."""
+    """A library and the arithmetic that it computes in.
+
+    Attributes:
+        folded: each batch norm is folded into its convolution.
+        wide: None: all is computed in `precision`, with weights rounded to it. A number: what rounding the weights
+            shifts is taken out again (`narrowing`), and the last so many parts of the network stay in float32.
+    """
 
     backend: str = "torch"
     precision: str = "float32"
     folded: bool = True
+    wide: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.backend} {self.precision}" + ("" if self.folded else ", as loaded")
+        said = f"{self.backend} {self.precision}" + ("" if self.folded else ", as loaded")
+        if self.wide is None:
+            return said
+        return f"{said}, shift taken out" + (f", last {self.wide} in float32" if self.wide else "")
 
 
 PLAIN = Choice(folded=False)
