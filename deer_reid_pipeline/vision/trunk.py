@@ -36,13 +36,9 @@ class Trunk(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
 
     def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x = self.normalised(batch).to(next(self.network.parameters()).dtype)
+        x = _normalised(batch, self.mean, self.std).to(next(self.network.parameters()).dtype)
         maps = self.network.forward_taps(x, {tap.layer for tap in self.taps})
         return tuple(pool(maps[tap.layer].float(), tap) for tap in self.taps)
-
-    def normalised(self, batch: torch.Tensor) -> torch.Tensor:
-        """uint8 [n, height, width, 3] to float32 [n, 3, height, width] as the network was trained on."""
-        return (batch.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std
 
 
 class TrunkPart(nn.Module):
@@ -55,6 +51,9 @@ class TrunkPart(nn.Module):
         start, end: of `Network.parts`, as of a slice.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, trunk: Trunk, start: int, end: int) -> None:
         super().__init__()
         everything = trunk.network.parts()
@@ -62,18 +61,23 @@ class TrunkPart(nn.Module):
         self.names = [name for name, _ in everything[start:end]]
         self.parts = nn.ModuleList(part for _, part in everything[start:end])
         self.taps = tuple(tap for tap in trunk.taps if tap.layer in self.names)
-        self.trunk = [trunk]  # in a list: its other parts are not parts of this module
-        self.height, self.width = trunk.height, trunk.width
+        self.register_buffer("mean", trunk.mean)
+        self.register_buffer("std", trunk.std)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self.first:
-            x = self.trunk[0].normalised(x)
+            x = _normalised(x, self.mean, self.std)
         maps = {}
         for name, part in zip(self.names, self.parts, strict=True):
             x = part(x)
             maps[name] = x
         pooled = tuple(pool(maps[tap.layer].float(), tap) for tap in self.taps)
         return pooled if self.last else (*pooled, x)
+
+
+def _normalised(batch: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, height, width, 3] to float32 [n, 3, height, width] as the network was trained on."""
+    return (batch.permute(0, 3, 1, 2).float() / 255.0 - mean) / std
 
 
 def in_precision(trunk: Trunk, kind: torch.dtype, folded: bool) -> Trunk:

@@ -15,7 +15,7 @@ from torch import nn
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.vision.engine.narrowing import NarrowingError, narrowed
 from deer_reid_pipeline.vision.engine.options import PLAIN, Choice
-from deer_reid_pipeline.vision.trunk import Trunk, TrunkPart, in_precision
+from deer_reid_pipeline.vision.trunk import Trunk, in_precision
 
 if TYPE_CHECKING:
     from deer_reid_pipeline.vision.recipe import Tap
@@ -38,10 +38,11 @@ def candidates(device: torch.device) -> list[Choice]:
     """What may be faster than float32 as loaded, the quickest to try first. Which is, is measured."""
     kinds = ["float32", *fast_types(device)]
     backends = ["torch", "openvino", "compile"] if device.type == "cpu" else ["torch", "compile"]
-    found = [Choice(backend, kind) for backend in backends for kind in kinds]
-    if device.type == "cpu" and "bfloat16" in kinds:
-        after = found.index(Choice("openvino", kinds[-1])) + 1
-        found[after:after] = [Choice("openvino", "bfloat16", wide=wide) for wide in WIDE]
+    found = []
+    for backend in backends:
+        found += [Choice(backend, kind) for kind in kinds]
+        if backend == "openvino" and "bfloat16" in kinds:
+            found += [Choice(backend, "bfloat16", wide=wide) for wide in WIDE]
     return found
 
 
@@ -91,7 +92,7 @@ def build_runner(trunk: Trunk, choice: Choice, device: torch.device, batch: int)
     if choice.backend == "openvino":
         if choice.wide is None:
             return _openvino(in_precision(trunk, torch.float32, choice.folded), choice.precision)
-        return _openvino_in_parts(trunk, choice.precision, choice.wide)
+        return _openvino_in_parts(trunk, choice.wide)
     network = in_precision(trunk, TYPES[choice.precision], choice.folded).to(device)
     if choice.backend == "torch":
         eager: Runner = network
@@ -127,25 +128,31 @@ def _openvino(network: Trunk, precision: str) -> Runner:
     return _converted(network, example, precision, len(network.taps))
 
 
-def _openvino_in_parts(trunk: Trunk, precision: str, wide: int) -> Runner:
+def _openvino_in_parts(trunk: Trunk, wide: int) -> Runner:
+    """The first part in bfloat16, the last `wide` parts of the network in float32."""
     try:
         parts = narrowed(trunk, wide)
     except NarrowingError as error:
         raise BackendError(str(error)) from error
-    given = torch.zeros((2, trunk.height, trunk.width, 3), dtype=torch.uint8)
-    runners: list[tuple[TrunkPart, Runner]] = []
-    for part, kind in zip(parts, (precision, "float32"), strict=False):
-        runners.append((part, _converted(part, given, kind, len(part.taps) + (not part.last))))
+    example = torch.zeros((2, trunk.height, trunk.width, 3), dtype=torch.uint8)
+    compiled: list[tuple[tuple[Tap, ...], Runner]] = []
+    for part in parts:
+        outputs = len(part.taps) + (0 if part.last else 1)
+        compiled.append((part.taps, _converted(part, example, "bfloat16" if part.first else "float32", outputs)))
         if not part.last:
             with torch.inference_mode():
-                given = part(given)[-1]
+                example = part(example)[-1]
+
+    wanted = trunk.taps
 
     def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         pooled: dict[Tap, torch.Tensor] = {}
-        for part, runner in runners:
-            *found, batch = (*runner(batch), batch) if part.last else runner(batch)
-            pooled.update(zip(part.taps, found, strict=True))
-        return tuple(pooled[tap] for tap in trunk.taps)
+        given = batch
+        for taps, runner in compiled:
+            found = runner(given)
+            pooled.update(zip(taps, found, strict=False))  # what comes after the taps is the map for the next part
+            given = found[-1]
+        return tuple(pooled[tap] for tap in wanted)
 
     return run
 

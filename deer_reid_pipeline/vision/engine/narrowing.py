@@ -1,9 +1,10 @@
-"""bfloat16 weights without the shift that rounding them gives.
+"""bfloat16 without the shift that rounded weights and biases give.
 
 A rounded weight is wrong by the same amount for every picture. What follows a ReLU has a large mean, so the error of a
-convolution is mostly one constant for each channel; vectors, from which the mean is taken out, change by it far more
-than the network's own output does. The constant is measured on drawn pictures and taken out of the bias (bias
-correction, section 4.2 of Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019).
+convolution is largely one constant for each channel, and vectors, from which the mean is taken out, change by it more
+than the network's own output does. The constant is measured on drawn pictures and taken out of the biases (bias
+correction, section 4.2 of Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019),
+one convolution after the other, because a bias is rounded too, and what that leaves is met by those that follow.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class NarrowingError(DeerReidError):
 
 
 def narrowed(trunk: Trunk, wide: int) -> list[TrunkPart]:
-    """A trunk (float32, as loaded) in one or two parts, batch norms folded: the first to be computed in bfloat16, with
-    weights that bfloat16 holds exactly and corrected biases, the second, its last `wide` parts, in float32.
+    """A trunk (float32, as loaded) in one or two parts, batch norms folded: the first to be computed in bfloat16, which
+    holds its weights and biases exactly, the second, its last `wide` parts, in float32.
 
     Raises:
         NarrowingError: the network has no more parts than `wide`, or there are no pictures to measure the shift on.
@@ -41,32 +42,34 @@ def narrowed(trunk: Trunk, wide: int) -> list[TrunkPart]:
     if not 0 <= wide < count:
         raise NarrowingError(f"the network has {count} parts, so {wide} of them cannot be its end")
     first = TrunkPart(made, 0, count - wide)
-    _take_out_shift(first, torch.from_numpy(lay_out(_pictures(), trunk.spec)))
+    _narrow(first, torch.from_numpy(lay_out(pictures(), trunk.spec)))
     return [first, TrunkPart(made, count - wide, count)] if wide else [first]
 
 
 @torch.inference_mode()
-def _take_out_shift(part: TrunkPart, batch: torch.Tensor) -> None:
-    """Round the weights of its convolutions, and take what that shifts each channel by, on the mean over `batch` (uint8
-    [n, h, w, 3]) and its places, out of the biases. Every convolution is measured on float32 input."""
-    shifts: dict[nn.Conv2d, torch.Tensor] = {}
-
-    def measure(layer: nn.Module, given: tuple[torch.Tensor, ...], exact: torch.Tensor) -> None:
-        assert isinstance(layer, nn.Conv2d)
-        weight = layer.weight.data
-        layer.weight.data = _rounded(weight)
-        shifts[layer] = (layer.forward(_rounded(given[0])) - exact).mean(dim=(0, 2, 3))
-        layer.weight.data = weight
-
+def _narrow(part: TrunkPart, batch: torch.Tensor) -> None:
+    """Round weights and biases, so that each channel of each convolution keeps its mean over `batch` (uint8
+    [n, h, w, 3]) and its places, as nearly as a rounded bias can, when what comes before is rounded too."""
     layers = [layer for layer in part.modules() if isinstance(layer, nn.Conv2d)]
-    hooks = [layer.register_forward_hook(measure) for layer in layers]
-    part(batch)
-    for hook in hooks:
-        hook.remove()
-    for layer, shift in shifts.items():
+    exact: dict[nn.Module, torch.Tensor] = {}
+
+    def note(layer: nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
+        exact[layer] = made.mean(dim=(0, 2, 3))
+
+    def keep_mean(layer: nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> torch.Tensor:
+        assert isinstance(layer, nn.Conv2d)
         layer.weight.data = _rounded(layer.weight.data)
-        bias = -shift if layer.bias is None else layer.bias.data - shift
+        layer.bias = None
+        rounded = layer.forward(_rounded(given[0]))
+        bias = _rounded(exact[layer] - rounded.mean(dim=(0, 2, 3)))
         layer.bias = nn.Parameter(bias, requires_grad=False)
+        return _rounded(rounded + bias.view(1, -1, 1, 1))
+
+    for hook in (note, keep_mean):
+        handles = [layer.register_forward_hook(hook) for layer in layers]
+        part(batch)
+        for handle in handles:
+            handle.remove()
 
 
 def _rounded(values: torch.Tensor) -> torch.Tensor:
@@ -74,7 +77,12 @@ def _rounded(values: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def _pictures() -> list[NDArray[np.uint8]]:
+def pictures() -> list[NDArray[np.uint8]]:
+    """What means are kept on, uint8 [h, w, 3]; drawn once a process, which takes seconds.
+
+    Raises:
+        NarrowingError: the drawing part of the product is not installed.
+    """
     try:
         drawing = importlib.import_module("deer_reid_pipeline.sample.calibration")
     except ImportError as error:
