@@ -47,12 +47,6 @@ class Network(nn.Module):
 
     def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
         """Yield (name or '', feature map) on the way through the network."""
-        for name, part in self.parts():
-            x = part(x)
-            yield name, x
-
-    def parts(self) -> list[tuple[str, nn.Module]]:
-        """(name or '', module) one after the other: each takes the map that the one before it gives."""
         raise NotImplementedError
 
 
@@ -68,8 +62,10 @@ class ResNet50(Network):
             if name not in ("avgpool", "fc"):
                 self.add_module(name, child)
 
-    def parts(self) -> list[tuple[str, nn.Module]]:
-        return list(self.named_children())
+    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        for name, child in self.named_children():
+            x = child(x)
+            yield name, x
 
 
 class MobileNetV2(Network):
@@ -83,8 +79,10 @@ class MobileNetV2(Network):
 
         self.features: nn.Sequential = mobilenet_v2(weights=None).features
 
-    def parts(self) -> list[tuple[str, nn.Module]]:
-        return [(self._taps.get(index, ""), block) for index, block in enumerate(self.features)]
+    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        for index, block in enumerate(self.features):
+            x = block(x)
+            yield self._taps.get(index, ""), x
 
 
 class EfficientNet(Network):
@@ -112,10 +110,12 @@ class EfficientNet(Network):
             self._taps = {i: name for i, name in self._taps.items() if name != f"stride{stride}"}
             self._taps[index] = f"stride{stride}"
 
-    def parts(self) -> list[tuple[str, nn.Module]]:
-        stem = nn.Sequential(self._conv_stem, self._bn0, self._act)
-        blocks = [(self._taps.get(index, ""), block) for index, block in enumerate(self._blocks)]
-        return [("", stem), *blocks, ("head", nn.Sequential(self._conv_head, self._bn1, self._act))]
+    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        x = self._act(self._bn0(self._conv_stem(x)))
+        for index, block in enumerate(self._blocks):
+            x = block(x)
+            yield self._taps.get(index, ""), x
+        yield "head", self._act(self._bn1(self._conv_head(x)))
 
 
 def build_network(arch: str, width: int, height: int, last_stride: int = 2) -> Network:

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder
-from deer_reid_pipeline.vision.engine import narrowing
 from deer_reid_pipeline.vision.engine.backends import BackendError, Runner, absent, candidates
 from deer_reid_pipeline.vision.engine.loading import cores
 from deer_reid_pipeline.vision.engine.options import AUTO, PLAIN, Choice, EngineOptions, Plan
@@ -48,13 +47,9 @@ LEAST_BATCH_COSINE = 0.9999
 LEAST_GAIN = 1.05
 HOPELESS = 2.0
 """What takes this many times as long as float32 as loaded on a few crops is not tried on more."""
-STUCK = 0.8
-"""Narrow weights with more of the network in float32 must bring the error (1 - cosine) below this share of it."""
-FAR = 4.0
-"""How many times the error that is allowed is a miss by far."""
 TIME_LIMIT = 180.0
 """Seconds after which no other way is tried."""
-ENGINE_VERSION = "4"
+ENGINE_VERSION = "2"
 """Raised when the computing or the measuring changes: what is kept is then measured anew."""
 
 _ALONE = 4
@@ -207,51 +202,21 @@ def measure(
         raise ValueError("no calibration pictures were given")
     began = time.perf_counter()
     trials: list[Trial] = []
-    benches: list[_Bench] = []
     for key in embedder.trunks:
         views = embedder.recipe.backbones[key].preprocess.each_view()
         bench = _Bench(embedder, key, {spec: lay_out(pictures, spec) for spec in views})
         plain = bench.try_out(PLAIN)
         bench.plain_rate = plain.crops_per_second
         trials.append(plain)
-        benches.append(bench)
-    # What takes longest to start comes last, for all backbones: it is what the time limit may leave out.
-    ways = [c for c in candidates(embedder.device) if options.allows(c) and (full or c.backend == "torch")]
-    slowest = [choice for choice in ways if choice.backend == "compile"]
-    for turn in ([choice for choice in ways if choice not in slowest], slowest):
-        for bench in benches:
-            for choice in turn:
-                before = [trial for trial in trials if trial.backbone == bench.key]
-                if choice.wide is not None and not _worth_widening(choice, before):
-                    continue
-                reason = absent(choice.backend, embedder.device) or _refused_before(choice, before)
-                if reason is None and time.perf_counter() - began > time_limit:
-                    reason = f"not tried: {time_limit:.0f} s had passed"
-                trials.append(Trial(bench.key, choice, reason=reason) if reason else bench.try_out(choice))
-                say(trials[-1].describe())
+        for choice in candidates(embedder.device):
+            if not options.allows(choice) or (choice.backend != "torch" and not full):
+                continue
+            reason = absent(choice.backend, embedder.device)
+            if reason is None and time.perf_counter() - began > time_limit:
+                reason = f"not tried: {time_limit:.0f} s had passed"
+            trials.append(Trial(key, choice, reason=reason) if reason else bench.try_out(choice))
+            say(trials[-1].describe())
     return Decision(circumstances(embedder), full, tuple(trials))
-
-
-def _worth_widening(choice: Choice, before: Sequence[Trial]) -> bool:
-    """Whether another try with narrow weights, which did not pass, is worth its time: they were faster than all that
-    may be used, and the try before this one brought the vectors nearer."""
-    mine = [t for t in before if (t.choice.backend, t.choice.precision) == (choice.backend, choice.precision)]
-    tried = [(t.crops_per_second, t.cosine) for t in mine if t.crops_per_second is not None and t.cosine is not None]
-    if not tried or len(tried) < len(mine):
-        return False
-    usable = max((t.crops_per_second or 0.0 for t in before if t.usable), default=0.0)
-    errors = [1.0 - cosine for _, cosine in tried]
-    return tried[-1][0] > LEAST_GAIN * usable and (len(errors) < 2 or errors[-1] < STUCK * errors[-2])
-
-
-def _refused_before(choice: Choice, before: Sequence[Trial]) -> str | None:
-    """A guess that saves half a minute: torch.compile rounds less often than torch in the same arithmetic, but where
-    torch misses by far, it does too."""
-    if choice.backend != "compile":
-        return None
-    same = (t for t in before if t.choice == Choice("torch", choice.precision))
-    hopeless = any(t.cosine is not None and 1.0 - t.cosine > FAR * (1.0 - LEAST_COSINE) for t in same)
-    return f"not tried: torch in {choice.precision} missed by far" if hopeless else None
 
 
 class _Bench:
@@ -265,7 +230,6 @@ class _Bench:
         """Crops a second of float32 as loaded, once it was tried."""
 
     def try_out(self, choice: Choice) -> Trial:
-        narrowing.pictures.cache_clear()  # a new process has to draw them
         start = time.perf_counter()
         try:
             runner = self.embedder.runner(self.key, choice)

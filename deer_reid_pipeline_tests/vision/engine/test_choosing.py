@@ -217,58 +217,12 @@ def test_what_is_not_installed_is_a_reason(monkeypatch: pytest.MonkeyPatch, embe
 def test_narrow_types_are_tried_only_where_the_processor_computes_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert {choice.precision for choice in candidates(torch.device("cpu"))} == {"float32"}
-    assert all(choice.wide is None for choice in candidates(torch.device("cpu")))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True, "avx512_fp16": True})
     assert {choice.precision for choice in candidates(torch.device("cpu"))} == {"float32", "bfloat16", "float16"}
-    assert {(c.backend, c.precision) for c in candidates(torch.device("cpu")) if c.wide is not None} == {
-        ("openvino", "bfloat16")
-    }
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     on_card = candidates(torch.device("cuda", 0))
     assert {choice.precision for choice in on_card} == {"float32", "float16"}
     assert {choice.backend for choice in on_card} == {"torch", "compile"}
-
-
-def test_narrow_weights_are_widened_only_while_that_helps(
-    embedder: Embedder, clock: Clock, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More of the network in float32 is tried until it passes, is no longer faster, or brings nothing."""
-    plain = ways[PLAIN]
-    narrow = {wide: Choice("openvino", "bfloat16", wide=wide) for wide in (None, 0, 1, 2)}
-
-    def way(error: float, seconds: float) -> Runner:
-        def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            end = clock.now + seconds * len(batch)
-            made = tuple(values + error * values.std() * values.roll(1, dims=1) for values in plain(batch))
-            clock.now = end
-            return made
-
-        return run
-
-    def tried(**runners: Runner) -> list[int | None]:
-        made = {narrow[None if name == "none" else int(name[1:])]: runner for name, runner in runners.items()}
-        monkeypatch.setattr(embedder, "runner", lambda key, choice: {**ways, **made}[choice])
-        return [trial.choice.wide for trial in measure(embedder, draw_crops(5)).trials if trial.choice in made]
-
-    monkeypatch.setattr(choosing, "candidates", lambda device: [FOLDED, *narrow.values()])
-    bad, better, good = 0.9, 0.5, 0.0
-    assert tried(none=way(good, 0.001), w0=way(good, 0.001)) == [None], "bfloat16 itself passes"
-    assert tried(none=way(bad, 0.001), w0=way(better, 0.001), w1=way(good, 0.002)) == [None, 0, 1]
-    assert tried(none=way(bad, 0.001), w0=way(bad, 0.001), w1=way(good, 0.002)) == [None, 0], "no nearer"
-    assert tried(none=way(bad, 0.001), w0=way(better, 0.02)) == [None, 0], "slower than what may be used"
-    assert tried(none=way(bad, 0.02)) == [None]
-
-
-def test_what_torch_was_refused_for_is_not_compiled(
-    embedder: Embedder, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled = {kind: Choice("compile", kind) for kind in ("float32", "float16")}
-    monkeypatch.setitem(ways, compiled["float32"], ways[FOLDED])
-    monkeypatch.setattr(choosing, "candidates", lambda device: [*compiled.values(), FOLDED, HALF])
-    trials = {trial.choice: trial for trial in measure(embedder, draw_crops(5)).trials}
-    assert list(trials) == [PLAIN, FOLDED, HALF, *compiled.values()], "what takes longest to start comes last"
-    assert trials[compiled["float32"]].usable
-    assert trials[compiled["float16"]].reason == "not tried: torch in float16 missed by far"
 
 
 @pytest.mark.slow
