@@ -176,7 +176,7 @@ def better_than_chance(evaluation: Evaluation) -> Finding:
     if separation is None or first is None or not separation.n or not first.n:
         return Finding(name, None, "No animal was seen in two encounters from one flank: nothing to compare.")
     auc, rank1 = estimate(separation), estimate(first)
-    chance = evaluation.raw.retrieval.chance_rank1 if evaluation.raw is not None else 0.0
+    chance = evaluation.by_chance.get("rank1", 0.0)
     by_chance = f", by chance {_percent(chance)}" if chance else ""
     found = (
         f"The right animal comes first in {_with_interval(rank1)} of searches{by_chance}; "
