@@ -47,6 +47,12 @@ class Network(nn.Module):
 
     def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
         """Yield (name or '', feature map) on the way through the network."""
+        for name, part in self.parts():
+            x = part(x)
+            yield name, x
+
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """(name or '', module) one after the other: each takes the map that the one before it gives."""
         raise NotImplementedError
 
 
@@ -62,10 +68,12 @@ class ResNet50(Network):
             if name not in ("avgpool", "fc"):
                 self.add_module(name, child)
 
-    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        found: list[tuple[str, nn.Module]] = []
         for name, child in self.named_children():
-            x = child(x)
-            yield name, x
+            blocks = list(child) if isinstance(child, nn.Sequential) else [child]
+            found += [*(("", block) for block in blocks[:-1]), (name, blocks[-1])]
+        return found
 
 
 class MobileNetV2(Network):
@@ -79,10 +87,8 @@ class MobileNetV2(Network):
 
         self.features: nn.Sequential = mobilenet_v2(weights=None).features
 
-    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
-        for index, block in enumerate(self.features):
-            x = block(x)
-            yield self._taps.get(index, ""), x
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        return [(self._taps.get(index, ""), block) for index, block in enumerate(self.features)]
 
 
 class EfficientNet(Network):
@@ -110,12 +116,10 @@ class EfficientNet(Network):
             self._taps = {i: name for i, name in self._taps.items() if name != f"stride{stride}"}
             self._taps[index] = f"stride{stride}"
 
-    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
-        x = self._act(self._bn0(self._conv_stem(x)))
-        for index, block in enumerate(self._blocks):
-            x = block(x)
-            yield self._taps.get(index, ""), x
-        yield "head", self._act(self._bn1(self._conv_head(x)))
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        stem = nn.Sequential(self._conv_stem, self._bn0, self._act)
+        blocks = [(self._taps.get(index, ""), block) for index, block in enumerate(self._blocks)]
+        return [("", stem), *blocks, ("head", nn.Sequential(self._conv_head, self._bn1, self._act))]
 
 
 def build_network(arch: str, width: int, height: int, last_stride: int = 2) -> Network:

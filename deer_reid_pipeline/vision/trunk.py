@@ -30,15 +30,54 @@ class Trunk(nn.Module):
         super().__init__()
         self.network = network
         self.taps = tuple(dict.fromkeys(taps))
+        self.spec = spec
         self.height, self.width = spec.height, spec.width
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
 
     def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        kind = next(self.network.parameters()).dtype
-        x = ((batch.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std).to(kind)
+        x = _normalised(batch, self.mean, self.std).to(next(self.network.parameters()).dtype)
         maps = self.network.forward_taps(x, {tap.layer for tap in self.taps})
         return tuple(pool(maps[tap.layer].float(), tap) for tap in self.taps)
+
+
+class TrunkPart(nn.Module):
+    """Some of a trunk's parts, one after the other, for libraries that compute the parts differently.
+
+    The first one takes uint8 [n, height, width, 3], any other the map of the part before it. It gives the pooled taps
+    that lie in it (`taps`), and, unless it reaches the trunk's end, the map for the next one, all float32.
+
+    Args:
+        start, end: of `Network.parts`, as of a slice.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, trunk: Trunk, start: int, end: int) -> None:
+        super().__init__()
+        everything = trunk.network.parts()
+        self.first, self.last = start == 0, end == len(everything)
+        self.names = [name for name, _ in everything[start:end]]
+        self.parts = nn.ModuleList(part for _, part in everything[start:end])
+        self.taps = tuple(tap for tap in trunk.taps if tap.layer in self.names)
+        self.register_buffer("mean", trunk.mean)
+        self.register_buffer("std", trunk.std)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.first:
+            x = _normalised(x, self.mean, self.std)
+        maps = {}
+        for name, part in zip(self.names, self.parts, strict=True):
+            x = part(x)
+            maps[name] = x
+        pooled = tuple(pool(maps[tap.layer].float(), tap) for tap in self.taps)
+        return pooled if self.last else (*pooled, x)
+
+
+def _normalised(batch: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, height, width, 3] to float32 [n, 3, height, width] as the network was trained on."""
+    return (batch.permute(0, 3, 1, 2).float() / 255.0 - mean) / std
 
 
 def in_precision(trunk: Trunk, kind: torch.dtype, folded: bool) -> Trunk:

@@ -123,7 +123,7 @@ def test_another_arithmetic_has_to_pass_its_test_on_each_worker(
     monkeypatch.setattr(choosing, "LEAST_COSINE", least)
     monkeypatch.setattr(choosing, "LEAST_BATCH_COSINE", least)
     monkeypatch.setattr(choosing, "candidates", lambda device: [Choice("torch", "float32"), narrow])
-    monkeypatch.setattr(choosing._Bench, "_rate", lambda *_: 1.0)
+    monkeypatch.setattr(choosing._Bench, "_rate", lambda *_, **__: 1.0)
     monkeypatch.setattr(catalog, "drawn_pictures", lambda: draw_crops(4))
     threads = torch.get_num_threads()
     try:

@@ -7,13 +7,18 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from deer_reid_pipeline.errors import DeerReidError
+from deer_reid_pipeline.vision.engine.narrowing import NarrowingError, narrowed
 from deer_reid_pipeline.vision.engine.options import PLAIN, Choice
 from deer_reid_pipeline.vision.trunk import Trunk, in_precision
+
+if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.recipe import Tap
 
 Runner = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """uint8 [n, h, w, 3] on the device to pooled taps, each float32 [n, features] on the device."""
@@ -78,7 +83,9 @@ def build_runner(trunk: Trunk, choice: Choice, device: torch.device, batch: int)
         plain: Runner = trunk.to(memory_format=torch.channels_last).to(device)
         return plain
     if choice.backend == "openvino":
-        return _openvino(in_precision(trunk, torch.float32, choice.folded), choice.precision)
+        if choice.wide is None:
+            return _openvino(in_precision(trunk, torch.float32, choice.folded), choice.precision)
+        return _openvino_in_parts(trunk, choice.wide)
     network = in_precision(trunk, TYPES[choice.precision], choice.folded).to(device)
     if choice.backend == "torch":
         eager: Runner = network
@@ -110,27 +117,61 @@ def _compiled(network: Trunk, device: torch.device, size: int) -> Runner:
 
 
 def _openvino(network: Trunk, precision: str) -> Runner:
+    example = torch.zeros((2, network.height, network.width, 3), dtype=torch.uint8)
+    return _converted(network, example, precision, len(network.taps))
+
+
+def _openvino_in_parts(trunk: Trunk, wide: int) -> Runner:
+    """The first part in bfloat16, the last `wide` parts of the network in float32."""
+    try:
+        parts = narrowed(trunk, wide)
+    except NarrowingError as error:
+        raise BackendError(str(error)) from error
+    example = torch.zeros((2, trunk.height, trunk.width, 3), dtype=torch.uint8)
+    compiled: list[tuple[tuple[Tap, ...], Runner]] = []
+    for part in parts:
+        outputs = len(part.taps) + (0 if part.last else 1)
+        compiled.append((part.taps, _converted(part, example, "bfloat16" if part.first else "float32", outputs)))
+        if not part.last:
+            with torch.inference_mode():
+                example = part(example)[-1]
+
+    wanted = trunk.taps
+
+    def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        pooled: dict[Tap, torch.Tensor] = {}
+        given = batch
+        for taps, runner in compiled:
+            found = runner(given)
+            pooled.update(zip(taps, found, strict=False))  # what comes after the taps is the map for the next part
+            given = found[-1]
+        return tuple(pooled[tap] for tap in wanted)
+
+    return run
+
+
+def _converted(network: nn.Module, example: torch.Tensor, precision: str, count: int) -> Runner:
+    """A network of one input and `count` outputs, for any number of rows of what `example` is two of."""
     # Converting a model tells Intel so, if this module can be imported; nothing is to leave the machine.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
 
-    shape = openvino.PartialShape([-1, network.height, network.width, 3])
-    example = torch.zeros((2, network.height, network.width, 3), dtype=torch.uint8)
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
+        shape = openvino.PartialShape([-1, *example.shape[1:]])
         model = openvino.convert_model(network, example_input=example, input=[shape])
         compiled = openvino.Core().compile_model(model, "CPU", settings)
     except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
         raise BackendError(f"OpenVINO cannot take this network: {_first_line(error)}") from error
-    count = len(network.taps)
 
     def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = compiled.create_infer_request().infer([batch.numpy()])
-        return tuple(torch.from_numpy(found[index].copy()) for index in range(count))
+        # The input is read where it is, and the outputs are copies already.
+        found = compiled.create_infer_request().infer([batch.numpy()], share_inputs=True)
+        return tuple(torch.from_numpy(found[index]) for index in range(count))
 
     return run
 

@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder
+from deer_reid_pipeline.vision.engine import narrowing
 from deer_reid_pipeline.vision.engine.backends import BackendError, Runner, absent, candidates
 from deer_reid_pipeline.vision.engine.loading import cores
 from deer_reid_pipeline.vision.engine.options import AUTO, PLAIN, Choice, EngineOptions, Plan
 from deer_reid_pipeline.vision.engine.timing import timed
+from deer_reid_pipeline.vision.engine.variations import variations
 from deer_reid_pipeline.vision.features import lay_out
 from deer_reid_pipeline.vision.model_files import write_whole
 
@@ -40,16 +42,21 @@ log = logging.getLogger(__name__)
 
 WANTED_COSINE = 0.999
 """To float32 as loaded, in every branch, of any picture."""
-LEAST_COSINE = 0.9995
-"""The same of every calibration picture, because other pictures lie lower."""
+LEAST_COSINE = 0.9997
+"""The same of every calibration picture. Other pictures lie lower: 1 - cosine was up to 2.9 times that of the worst
+calibration picture, over ten networks in bfloat16 (docs/decisions/0031)."""
 LEAST_BATCH_COSINE = 0.9999
 """Of a crop embedded alone to the same crop in a batch."""
 LEAST_GAIN = 1.05
 HOPELESS = 2.0
 """What takes this many times as long as float32 as loaded on a few crops is not tried on more."""
-TIME_LIMIT = 180.0
+MOST_WIDE = 8
+"""Last parts of a network that are kept in float32 at most; with about half of it so, narrow weights gain little."""
+FAR = 4.0
+"""How many times the error that is allowed is a miss by far."""
+TIME_LIMIT = 240.0
 """Seconds after which no other way is tried."""
-ENGINE_VERSION = "2"
+ENGINE_VERSION = "5"
 """Raised when the computing or the measuring changes: what is kept is then measured anew."""
 
 _ALONE = 4
@@ -115,6 +122,9 @@ class Decision:
             and (not quick_start or t.choice.backend == "torch")
             and (t.crops_per_second or 0.0) >= LEAST_GAIN * plain
         ]
+        # The less is in float32, the faster; which was measured faster is chance where they are this near.
+        fewest = min((t.choice.wide for t in able if t.choice.wide is not None), default=None)
+        able = [t for t in able if t.choice.wide in (None, fewest)]
         return max(able, key=lambda t: t.crops_per_second or 0.0, default=None)
 
     def plan(self, options: EngineOptions, quick_start: bool = False) -> Plan:
@@ -194,29 +204,78 @@ def measure(
     """Try the ways of computing each backbone. The embedder goes on computing as before.
 
     Args:
-        pictures: what the vectors are compared on, uint8 [h, w, 3].
+        pictures: what the vectors are compared on, uint8 [h, w, 3], and once more each, made harder.
         full: also the libraries that take seconds to minutes to start.
         time_limit: seconds after which nothing more is begun; what is under way is finished.
     """
     if not pictures:
         raise ValueError("no calibration pictures were given")
     began = time.perf_counter()
+    shown = [*pictures, *variations(pictures)]
     trials: list[Trial] = []
+    benches: list[_Bench] = []
     for key in embedder.trunks:
         views = embedder.recipe.backbones[key].preprocess.each_view()
-        bench = _Bench(embedder, key, {spec: lay_out(pictures, spec) for spec in views})
+        bench = _Bench(embedder, key, {spec: lay_out(shown, spec) for spec in views})
         plain = bench.try_out(PLAIN)
         bench.plain_rate = plain.crops_per_second
         trials.append(plain)
-        for choice in candidates(embedder.device):
-            if not options.allows(choice) or (choice.backend != "torch" and not full):
-                continue
-            reason = absent(choice.backend, embedder.device)
-            if reason is None and time.perf_counter() - began > time_limit:
-                reason = f"not tried: {time_limit:.0f} s had passed"
-            trials.append(Trial(key, choice, reason=reason) if reason else bench.try_out(choice))
-            say(trials[-1].describe())
+        benches.append(bench)
+    ways = [c for c in candidates(embedder.device) if options.allows(c) and (full or c.backend == "torch")]
+    slowest = [choice for choice in ways if choice.backend == "compile"]
+
+    def attempt(bench: _Bench, choice: Choice) -> None:
+        reason = absent(choice.backend, embedder.device) or _refused_before(choice, tried(bench))
+        if reason is None and time.perf_counter() - began > time_limit:
+            reason = f"not tried: {time_limit:.0f} s had passed"
+        trials.append(Trial(bench.key, choice, reason=reason) if reason else bench.try_out(choice))
+        say(trials[-1].describe())
+
+    def tried(bench: _Bench) -> list[Trial]:
+        return [trial for trial in trials if trial.backbone == bench.key]
+
+    for bench in benches:
+        for choice in ways:
+            if choice not in slowest:
+                attempt(bench, choice)
+        while (wider := next_wide(tried(bench), options)) is not None:
+            attempt(bench, wider)
+    # What takes longest to start comes last, for all backbones: it is what the time limit may leave out.
+    for bench in benches:
+        for choice in slowest:
+            attempt(bench, choice)
     return Decision(circumstances(embedder), full, tuple(trials))
+
+
+def next_wide(before: Sequence[Trial], options: EngineOptions = AUTO) -> Choice | None:
+    """How to try bfloat16 without the shift of rounding next: the fewest last parts of the network that must stay in
+    float32 are found by halving. None: they are found, there are no such, or narrow weights would gain nothing.
+
+    Args:
+        before: what was tried of this backbone.
+    """
+    narrow = [t for t in before if (t.choice.backend, t.choice.precision) == ("openvino", "bfloat16")]
+    if not narrow or narrow[0].usable or any(t.crops_per_second is None or t.cosine is None for t in narrow):
+        return None
+    fastest = max((t.crops_per_second or 0.0 for t in before if t.usable and t.choice.wide is None), default=0.0)
+    if (narrow[0].crops_per_second or 0.0) < LEAST_GAIN * fastest:
+        return None
+    tried = {t.choice.wide: t.usable for t in narrow if t.choice.wide is not None}
+    enough = min((wide for wide, usable in tried.items() if usable), default=None)
+    lacking = max((wide for wide, usable in tried.items() if not usable), default=None)
+    wide = 0 if not tried else MOST_WIDE if enough is None else (enough + (lacking or 0)) // 2
+    choice = Choice("openvino", "bfloat16", wide=wide)
+    return choice if wide not in tried and options.allows(choice) else None
+
+
+def _refused_before(choice: Choice, before: Sequence[Trial]) -> str | None:
+    """A guess that saves half a minute: torch.compile rounds less often than torch in the same arithmetic, but where
+    torch misses by far, it does too."""
+    if choice.backend != "compile":
+        return None
+    same = (t for t in before if t.choice == Choice("torch", choice.precision))
+    hopeless = any(t.cosine is not None and 1.0 - t.cosine > FAR * (1.0 - LEAST_COSINE) for t in same)
+    return f"not tried: torch in {choice.precision} missed by far" if hopeless else None
 
 
 class _Bench:
@@ -230,6 +289,7 @@ class _Bench:
         """Crops a second of float32 as loaded, once it was tried."""
 
     def try_out(self, choice: Choice) -> Trial:
+        narrowing.pictures.cache_clear()  # a new process has to draw them
         start = time.perf_counter()
         try:
             runner = self.embedder.runner(self.key, choice)
@@ -243,21 +303,17 @@ class _Bench:
                 self._vectors(runner, {spec: batch[row : row + 1] for spec, batch in self.laid_out.items()})
                 for row in range(min(_ALONE, len(next(iter(self.laid_out.values())))))
             ]
-            rate = self._rate(runner)
+            cosine = least_cosine(self.reference, together)
+            batch_cosine = min(
+                least_cosine({name: values[row : row + 1] for name, values in together.items()}, each)
+                for row, each in enumerate(alone)
+            )
+            reason = _refusal(cosine, batch_cosine)
+            rate = self._rate(runner, rounds=1 if reason else _ROUNDS)
         except (BackendError, torch.cuda.OutOfMemoryError, RuntimeError) as error:
             return Trial(self.key, choice, reason=str(error).splitlines()[0])
         finally:
             self.embedder.release()
-        cosine = least_cosine(self.reference, together)
-        batch_cosine = min(
-            least_cosine({name: values[row : row + 1] for name, values in together.items()}, each)
-            for row, each in enumerate(alone)
-        )
-        reason = ""
-        if cosine < LEAST_COSINE:
-            reason = f"cosine to float32 is {cosine:.5f}, below {LEAST_COSINE}"
-        elif batch_cosine < LEAST_BATCH_COSINE:
-            reason = f"a crop alone and in a batch have cosine {batch_cosine:.6f}, below {LEAST_BATCH_COSINE}"
         return Trial(self.key, choice, rate, cosine, batch_cosine, ready, reason)
 
     def _vectors(
@@ -285,18 +341,27 @@ class _Bench:
                 break
         return best
 
-    def _rate(self, runner: Runner) -> float:
+    def _rate(self, runner: Runner, rounds: int) -> float:
         """Crops a second in whole batches, by float32 as loaded at the same time, because other work comes and goes."""
         size = self.embedder.limit.crops
         batches = {spec: np.resize(batch, (size, *batch.shape[1:])) for spec, batch in self.laid_out.items()}
-        plain = self.embedder.runner(self.key, PLAIN)
-        pairs = [
-            (timed(lambda: self._vectors(plain, batches)), timed(lambda: self._vectors(runner, batches)))
-            for _ in range(_ROUNDS)
-        ]
         if self.plain_rate is None:
-            return size / min(took for _, took in pairs)
-        return self.plain_rate * statistics.median(before / took for before, took in pairs)
+            return size / min(timed(lambda: self._vectors(runner, batches)) for _ in range(rounds))
+        plain = self.embedder.runner(self.key, PLAIN)
+        gains = [
+            timed(lambda: self._vectors(plain, batches)) / timed(lambda: self._vectors(runner, batches))
+            for _ in range(rounds)
+        ]
+        return self.plain_rate * statistics.median(gains)
+
+
+def _refusal(cosine: float, batch_cosine: float) -> str:
+    """Why vectors like these are not used; empty: they may be."""
+    if cosine < LEAST_COSINE:
+        return f"cosine to float32 is {cosine:.5f}, below {LEAST_COSINE}"
+    if batch_cosine < LEAST_BATCH_COSINE:
+        return f"a crop alone and in a batch have cosine {batch_cosine:.6f}, below {LEAST_BATCH_COSINE}"
+    return ""
 
 
 def plain_vectors(

@@ -23,8 +23,6 @@ from deer_reid_pipeline.vision.features import lay_out, normalise, pooled_taps
 from deer_reid_pipeline.vision.projections import shares, sign_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from deer_reid_pipeline.vision.recipe import Backbone, Preprocess, Recipe, Tap
     from deer_reid_pipeline.vision.weights import WeightStore
 
@@ -179,10 +177,8 @@ class TorchvisionEfficientNetB0(Network):
 
         self.features: nn.Sequential = efficientnet_b0(weights=None).features
 
-    def stages(self, x: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
-        for index, block in enumerate(self.features):
-            x = block(x)
-            yield self._taps.get(index, ""), x
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        return [(self._taps.get(index, ""), block) for index, block in enumerate(self.features)]
 
 
 @dataclass

@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
-QUICK_FROM = 60.0
-"""Seconds of work ahead from which trying what starts at once (about 15 s here) is worth it."""
+QUICK_FROM = 120.0
+"""Seconds of work ahead from which trying what starts at once (half a minute to a minute here) is worth it."""
 LEAST_BACKLOG = 200
-"""Crops of work ahead below which nothing is measured by itself, however slow: measuring computes as many."""
+"""Crops of work ahead below which nothing is measured by itself, however slow: measuring computes far more."""
 FULL_FROM = 900.0
 """Seconds of work ahead from which trying every library (minutes) is worth it."""
 GAIN_OVER_START = 3.0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,8 @@ from deer_reid_pipeline.vision.engine import backends, choosing
 from deer_reid_pipeline.vision.engine.backends import BackendError, Runner, absent, build_runner, candidates
 from deer_reid_pipeline.vision.engine.choosing import Decision, Trial, keep, kept, measure
 from deer_reid_pipeline.vision.engine.options import AUTO, PLAIN, Choice, EngineOptions
+from deer_reid_pipeline.vision.engine.variations import variations
+from deer_reid_pipeline.vision.features import lay_out
 from deer_reid_pipeline.vision.recipe import BRANCHES, Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
 from deer_reid_pipeline_tests.vision.conftest import draw_crops
@@ -223,6 +226,114 @@ def test_narrow_types_are_tried_only_where_the_processor_computes_in_them(monkey
     on_card = candidates(torch.device("cuda", 0))
     assert {choice.precision for choice in on_card} == {"float32", "float16"}
     assert {choice.backend for choice in on_card} == {"torch", "compile"}
+
+
+def test_how_much_stays_in_float32_is_found_by_halving(
+    embedder: Embedder, clock: Clock, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, narrow = ways[PLAIN], Choice("openvino", "bfloat16")
+    monkeypatch.setattr(choosing, "candidates", lambda device: [FOLDED, narrow])
+
+    def way(right: bool, seconds: float) -> Runner:
+        def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            end = clock.now + seconds * len(batch)
+            made = plain(batch) if right else tuple(values.roll(1, dims=1) for values in plain(batch))
+            clock.now = end
+            return made
+
+        return run
+
+    def tried(enough: int | None, seconds: float = 0.001, options: EngineOptions = AUTO) -> tuple[list[int], Choice]:
+        """`enough`: last parts in float32 with which the vectors agree; None: with all of them they do not."""
+        made = {narrow: way(False, seconds)}
+        for wide in range(9):  # the more is in float32, the slower
+            right = enough is not None and wide >= enough
+            made[dataclasses.replace(narrow, wide=wide)] = way(right, seconds + 1e-4 * wide)
+        monkeypatch.setattr(embedder, "runner", lambda key, choice: {**ways, **made}[choice])
+        decision = measure(embedder, draw_crops(5), options=options)
+        wide = [trial.choice.wide for trial in decision.trials if trial.choice.wide is not None]
+        return wide, decision.plan(options)["main"]
+
+    assert tried(0) == ([0], dataclasses.replace(narrow, wide=0))
+    assert tried(1) == ([0, 8, 4, 2, 1], dataclasses.replace(narrow, wide=1))
+    assert tried(5) == ([0, 8, 4, 6, 5], dataclasses.replace(narrow, wide=5))
+    assert tried(8) == ([0, 8, 4, 6, 7], dataclasses.replace(narrow, wide=8))
+    assert tried(None) == ([0, 8], FOLDED), "nothing is enough"
+    assert tried(0, seconds=0.02) == ([], FOLDED), "not faster than what may be used anyway"
+    assert tried(0, options=EngineOptions(precision="bfloat16"))[0] == [], (
+        "an arithmetic that is named is used all through"
+    )
+    made = way(True, 0.001)
+    monkeypatch.setattr(embedder, "runner", lambda key, choice: {**ways, narrow: made}[choice])
+    assert measure(embedder, draw_crops(5)).plan(AUTO)["main"] == narrow, "bfloat16 itself passes"
+
+
+def test_of_several_ways_in_bfloat16_the_one_with_the_least_in_float32_is_used() -> None:
+    """However the clock, which other work disturbs, has them."""
+    narrow = Choice("openvino", "bfloat16")
+    rates = {None: 300.0, 4: 240.0, 5: 180.0, 6: 200.0, 8: 190.0}
+    trials = [Trial("main", PLAIN, 50.0), Trial("main", OTHER, 100.0)]
+    for wide, rate in rates.items():
+        reason = "" if wide is not None and wide >= 5 else "cosine"
+        trials.append(Trial("main", dataclasses.replace(narrow, wide=wide), rate, reason=reason))
+    decision = Decision({}, True, tuple(trials))
+    assert decision.plan(AUTO) == {"main": dataclasses.replace(narrow, wide=5)}
+    slow = [dataclasses.replace(t, crops_per_second=90.0) if t.choice.wide == 5 else t for t in trials]
+    assert Decision({}, True, tuple(slow)).plan(AUTO) == {"main": OTHER}
+
+
+def test_what_cannot_be_made_ends_the_search(
+    embedder: Embedder, clock: Clock, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow, plain = Choice("openvino", "bfloat16"), ways[PLAIN]
+
+    def wrong_at_once(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        end = clock.now + 0.001 * len(batch)
+        made = tuple(values.roll(1, dims=1) for values in plain(batch))
+        clock.now = end
+        return made
+
+    monkeypatch.setattr(choosing, "candidates", lambda device: [FOLDED, narrow])
+    monkeypatch.setattr(
+        embedder, "runner", lambda key, choice: {**ways, narrow: wrong_at_once}.get(choice, ways[OTHER])
+    )
+    trials = measure(embedder, draw_crops(5)).trials
+    assert [trial.choice.wide for trial in trials] == [None, None, None, 0]
+    assert trials[-1].reason == "no such kernel"
+
+
+@pytest.mark.parametrize("kind", ["small", "dark", "misty", "half"])
+def test_a_way_is_judged_on_harder_pictures_too(
+    embedder: Embedder, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """One that is wrong on a single kind of them is refused."""
+    given = [np.ascontiguousarray(np.roll(picture, 5)) for picture in draw_crops(8)]
+    harder = variations(given)
+    where = ["small", "dark", "misty", "half"].index(kind)
+    spec = embedder.recipe.backbones["main"].preprocess
+    marked = torch.from_numpy(lay_out(harder[where::4], spec))
+
+    def wrong_there(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        hit = torch.tensor([any(torch.equal(row, other) for other in marked) for row in batch])
+        return tuple(torch.where(hit[:, None], values.roll(1, dims=1), values) for values in ways[FOLDED](batch))
+
+    monkeypatch.setattr(choosing, "candidates", lambda device: [HALF])
+    monkeypatch.setattr(embedder, "runner", lambda key, choice: {**ways, HALF: wrong_there}[choice])
+    trial = measure(embedder, given).trials[-1]
+    assert trial.choice == HALF
+    assert "below" in trial.reason
+
+
+def test_what_torch_was_refused_for_is_not_compiled(
+    embedder: Embedder, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = {kind: Choice("compile", kind) for kind in ("float32", "float16")}
+    monkeypatch.setitem(ways, compiled["float32"], ways[FOLDED])
+    monkeypatch.setattr(choosing, "candidates", lambda device: [*compiled.values(), FOLDED, HALF])
+    trials = {trial.choice: trial for trial in measure(embedder, draw_crops(5)).trials}
+    assert list(trials) == [PLAIN, FOLDED, HALF, *compiled.values()], "what takes longest to start comes last"
+    assert trials[compiled["float32"]].usable
+    assert trials[compiled["float16"]].reason == "not tried: torch in float16 missed by far"
 
 
 @pytest.mark.slow

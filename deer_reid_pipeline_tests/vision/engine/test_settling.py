@@ -51,7 +51,7 @@ def test_little_work_is_done_as_it_is(embedder: Embedder, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("seconds", "measured"), [(1.0, None), (100.0, False), (2000.0, True)])
+@pytest.mark.parametrize(("seconds", "measured"), [(1.0, None), (150.0, False), (2000.0, True)])
 def test_how_much_is_measured_depends_on_the_work_ahead(
     embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, measured: bool | None
 ) -> None:
