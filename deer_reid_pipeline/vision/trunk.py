@@ -40,6 +40,11 @@ class Trunk(nn.Module):
         maps = self.network.forward_taps(x, {tap.layer for tap in self.taps})
         return tuple(pool(maps[tap.layer].float(), tap) for tap in self.taps)
 
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """Those of the network, up to the last that is tapped."""
+        everything, wanted = self.network.parts(), {tap.layer for tap in self.taps}
+        return everything[: 1 + max(index for index, (name, _) in enumerate(everything) if name in wanted)]
+
 
 class TrunkPart(nn.Module):
     """Some of a trunk's parts, one after the other, for libraries that compute the parts differently.
@@ -48,7 +53,7 @@ class TrunkPart(nn.Module):
     that lie in it (`taps`), and, unless it reaches the trunk's end, the map for the next one, all float32.
 
     Args:
-        start, end: of `Network.parts`, as of a slice.
+        start, end: of `Trunk.parts`, as of a slice.
     """
 
     mean: torch.Tensor
@@ -56,7 +61,7 @@ class TrunkPart(nn.Module):
 
     def __init__(self, trunk: Trunk, start: int, end: int) -> None:
         super().__init__()
-        everything = trunk.network.parts()
+        everything = trunk.parts()
         self.first, self.last = start == 0, end == len(everything)
         self.names = [name for name, _ in everything[start:end]]
         self.parts = nn.ModuleList(part for _, part in everything[start:end])

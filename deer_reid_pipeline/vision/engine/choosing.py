@@ -16,7 +16,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder
-from deer_reid_pipeline.vision.engine import narrowing
 from deer_reid_pipeline.vision.engine.backends import BackendError, Runner, absent, candidates
 from deer_reid_pipeline.vision.engine.loading import cores
 from deer_reid_pipeline.vision.engine.options import AUTO, PLAIN, Choice, EngineOptions, Plan
@@ -120,11 +119,14 @@ class Decision:
             and t.choice != PLAIN
             and options.allows(t.choice)
             and (not quick_start or t.choice.backend == "torch")
-            and (t.crops_per_second or 0.0) >= LEAST_GAIN * plain
         ]
-        # The less is in float32, the faster; which was measured faster is chance where they are this near.
-        fewest = min((t.choice.wide for t in able if t.choice.wide is not None), default=None)
-        able = [t for t in able if t.choice.wide in (None, fewest)]
+        narrow = [t for t in able if t.choice.wide is not None]
+        if narrow:
+            # The less is in float32, the faster: where the clock has it otherwise, other work came in between.
+            fewest = min(narrow, key=lambda t: t.choice.wide or 0)
+            rate = max(t.crops_per_second or 0.0 for t in narrow)
+            able = [t for t in able if t not in narrow] + [replace(fewest, crops_per_second=rate)]
+        able = [t for t in able if (t.crops_per_second or 0.0) >= LEAST_GAIN * plain]
         return max(able, key=lambda t: t.crops_per_second or 0.0, default=None)
 
     def plan(self, options: EngineOptions, quick_start: bool = False) -> Plan:
@@ -160,6 +162,8 @@ def circumstances(embedder: Embedder) -> dict[str, str]:
         "batch": str(embedder.limit.crops),
         "torch": torch.__version__,
         "openvino": _version("openvino"),
+        "pillow": _version("pillow"),
+        "numpy": np.__version__,
         "compiler": shutil.which(os.environ.get("CXX", "g++")) or "none",
         "calibration": "drawn",
         "engine": ENGINE_VERSION,
@@ -198,6 +202,7 @@ def measure(
     pictures: Sequence[Pixels],
     full: bool = True,
     options: EngineOptions = AUTO,
+    first: str = "auto",
     time_limit: float = TIME_LIMIT,
     say: Callable[[str], None] = log.info,
 ) -> Decision:
@@ -206,6 +211,7 @@ def measure(
     Args:
         pictures: what the vectors are compared on, uint8 [h, w, 3], and once more each, made harder.
         full: also the libraries that take seconds to minutes to start.
+        first: library that is tried before the others, because it was asked for.
         time_limit: seconds after which nothing more is begun; what is under way is finished.
     """
     if not pictures:
@@ -222,7 +228,9 @@ def measure(
         trials.append(plain)
         benches.append(bench)
     ways = [c for c in candidates(embedder.device) if options.allows(c) and (full or c.backend == "torch")]
-    slowest = [choice for choice in ways if choice.backend == "compile"]
+    asked = [choice for choice in ways if choice.backend == first]
+    slowest = [choice for choice in ways if choice.backend == "compile" and choice not in asked]
+    quick = [choice for choice in ways if choice not in (*asked, *slowest)]
 
     def attempt(bench: _Bench, choice: Choice) -> None:
         reason = absent(choice.backend, embedder.device) or _refused_before(choice, tried(bench))
@@ -235,9 +243,11 @@ def measure(
         return [trial for trial in trials if trial.backbone == bench.key]
 
     for bench in benches:
-        for choice in ways:
-            if choice not in slowest:
-                attempt(bench, choice)
+        for choice in asked:
+            attempt(bench, choice)
+    for bench in benches:
+        for choice in quick:
+            attempt(bench, choice)
         while (wider := next_wide(tried(bench), options)) is not None:
             attempt(bench, wider)
     # What takes longest to start comes last, for all backbones: it is what the time limit may leave out.
@@ -284,12 +294,14 @@ class _Bench:
     def __init__(self, embedder: Embedder, key: str, laid_out: Mapping[Preprocess, NDArray[np.uint8]]) -> None:
         self.embedder, self.key, self.laid_out = embedder, key, laid_out
         self.few = {spec: batch[:_ALONE] for spec, batch in laid_out.items()}
+        count = len(next(iter(laid_out.values())))
+        self.rows = sorted({int(row) for row in np.linspace(0, count - 1, _ALONE)})
+        """Crops that are computed alone too, harder ones among them."""
         self.reference = plain_vectors(embedder, key, laid_out)
         self.plain_rate: float | None = None
         """Crops a second of float32 as loaded, once it was tried."""
 
     def try_out(self, choice: Choice) -> Trial:
-        narrowing.pictures.cache_clear()  # a new process has to draw them
         start = time.perf_counter()
         try:
             runner = self.embedder.runner(self.key, choice)
@@ -299,17 +311,18 @@ class _Bench:
                     return Trial(self.key, choice, self.plain_rate * gain, reason="much slower than float32 as loaded")
             together = self._vectors(runner, self.laid_out)
             ready = time.perf_counter() - start
-            alone = [
-                self._vectors(runner, {spec: batch[row : row + 1] for spec, batch in self.laid_out.items()})
-                for row in range(min(_ALONE, len(next(iter(self.laid_out.values())))))
-            ]
+            alone = {
+                row: self._vectors(runner, {spec: batch[row : row + 1] for spec, batch in self.laid_out.items()})
+                for row in self.rows
+            }
             cosine = least_cosine(self.reference, together)
             batch_cosine = min(
                 least_cosine({name: values[row : row + 1] for name, values in together.items()}, each)
-                for row, each in enumerate(alone)
+                for row, each in alone.items()
             )
             reason = _refusal(cosine, batch_cosine)
-            rate = self._rate(runner, rounds=1 if reason else _ROUNDS)
+            # Nothing depends on how fast a step of the search was that did not pass.
+            rate = self._rate(runner, rounds=1 if reason and choice.wide is not None else _ROUNDS)
         except (BackendError, torch.cuda.OutOfMemoryError, RuntimeError) as error:
             return Trial(self.key, choice, reason=str(error).splitlines()[0])
         finally:

@@ -38,7 +38,7 @@ def narrowed(trunk: Trunk, wide: int) -> list[TrunkPart]:
         NarrowingError: the network has no more parts than `wide`, or there are no pictures to measure the shift on.
     """
     made = in_precision(trunk, torch.float32, folded=True)
-    count = len(made.network.parts())
+    count = len(made.parts())
     if not 0 <= wide < count:
         raise NarrowingError(f"the network has {count} parts, so {wide} of them cannot be its end")
     first = TrunkPart(made, 0, count - wide)

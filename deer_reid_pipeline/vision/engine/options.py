@@ -58,8 +58,9 @@ class EngineOptions:
     vram_mb: int | None = None
 
     def allows(self, choice: Choice) -> bool:
-        named = choice.precision if choice.wide is None else "auto"
-        return self.precision in ("auto", named) and self.backend in ("auto", choice.backend)
+        if self.precision != "auto" and (choice.precision != self.precision or choice.wide is not None):
+            return False
+        return self.backend in ("auto", choice.backend)
 
 
 AUTO = EngineOptions()

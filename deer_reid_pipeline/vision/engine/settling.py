@@ -76,7 +76,7 @@ def settle(
         narrow_asked = options.precision not in ("auto", "float32") and backlog > 0
         full = ahead >= FULL_FROM or slow_asked
         if full or (decision is None and (ahead >= QUICK_FROM or narrow_asked)):
-            decision = measure_and_keep(embedder, folder, full, say, pictures)
+            decision = measure_and_keep(embedder, folder, full, say, pictures, first=options.backend)
     if decision is not None:
         quick, best = decision.plan(options, quick_start=True), decision.plan(options)
         saved = backlog * (decision.seconds_a_crop(quick) - decision.seconds_a_crop(best))
@@ -91,10 +91,11 @@ def measure_and_keep(
     full: bool = True,
     say: Say = log.info,
     pictures: Callable[[], Sequence[Pixels]] = _drawn_pictures,
+    first: str = "auto",
 ) -> Decision:
-    """Measure on request, and keep what was found."""
+    """Measure on request, and keep what was found. `first`: see `measure`."""
     say(f"measuring how recipe {embedder.recipe.id} is computed fastest here (once, and again when something changes)")
-    decision = measure(embedder, pictures(), full, say=say)
+    decision = measure(embedder, pictures(), full, first=first, say=say)
     try:
         keep(folder, embedder, decision)
     except WeightsError as error:

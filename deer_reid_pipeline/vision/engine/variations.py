@@ -16,7 +16,10 @@ SMALLEST, STEP = 40, 15
 
 def variations(pictures: Sequence[Pixels]) -> list[Pixels]:
     """One for each picture (uint8 [h, w, 3]), by turns: far away (a long side of 40 to 100 pixels, stored as a crop
-    is), in the dark, in mist, and half out of the picture."""
+    is), in the dark, in mist, half out of the picture, and far away in the dark.
+
+    Five kinds, so that they do not keep step with flanks, poses and cameras, which take turns by twos and threes.
+    """
     return [_KINDS[number % len(_KINDS)](picture, number // len(_KINDS)) for number, picture in enumerate(pictures)]
 
 
@@ -42,4 +45,8 @@ def _half(picture: Pixels, turn: int) -> Pixels:
     return np.ascontiguousarray(part)
 
 
-_KINDS = (_far, _dark, _misty, _half)
+def _far_and_dark(picture: Pixels, turn: int) -> Pixels:
+    return _far(_dark(picture, turn), turn)
+
+
+_KINDS = (_far, _dark, _misty, _half, _far_and_dark)

@@ -278,7 +278,9 @@ def test_of_several_ways_in_bfloat16_the_one_with_the_least_in_float32_is_used()
         trials.append(Trial("main", dataclasses.replace(narrow, wide=wide), rate, reason=reason))
     decision = Decision({}, True, tuple(trials))
     assert decision.plan(AUTO) == {"main": dataclasses.replace(narrow, wide=5)}
-    slow = [dataclasses.replace(t, crops_per_second=90.0) if t.choice.wide == 5 else t for t in trials]
+    disturbed = [dataclasses.replace(t, crops_per_second=40.0) if t.choice.wide == 5 else t for t in trials]
+    assert Decision({}, True, tuple(disturbed)).plan(AUTO) == {"main": dataclasses.replace(narrow, wide=5)}
+    slow = [t if t.choice.wide is None else dataclasses.replace(t, crops_per_second=90.0) for t in trials]
     assert Decision({}, True, tuple(slow)).plan(AUTO) == {"main": OTHER}
 
 
@@ -302,16 +304,15 @@ def test_what_cannot_be_made_ends_the_search(
     assert trials[-1].reason == "no such kernel"
 
 
-@pytest.mark.parametrize("kind", ["small", "dark", "misty", "half"])
+@pytest.mark.parametrize("kind", range(5))
 def test_a_way_is_judged_on_harder_pictures_too(
-    embedder: Embedder, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch, kind: str
+    embedder: Embedder, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
     """One that is wrong on a single kind of them is refused."""
-    given = [np.ascontiguousarray(np.roll(picture, 5)) for picture in draw_crops(8)]
+    given = [np.ascontiguousarray(np.roll(picture, 5)) for picture in draw_crops(10)]
     harder = variations(given)
-    where = ["small", "dark", "misty", "half"].index(kind)
     spec = embedder.recipe.backbones["main"].preprocess
-    marked = torch.from_numpy(lay_out(harder[where::4], spec))
+    marked = torch.from_numpy(lay_out(harder[kind::5], spec))
 
     def wrong_there(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         hit = torch.tensor([any(torch.equal(row, other) for other in marked) for row in batch])
@@ -334,6 +335,31 @@ def test_what_torch_was_refused_for_is_not_compiled(
     assert list(trials) == [PLAIN, FOLDED, HALF, *compiled.values()], "what takes longest to start comes last"
     assert trials[compiled["float32"]].usable
     assert trials[compiled["float16"]].reason == "not tried: torch in float16 missed by far"
+
+
+def test_what_was_asked_for_is_tried_before_the_time_is_up(
+    embedder: Embedder, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = Choice("compile", "float32")
+    monkeypatch.setitem(ways, compiled, ways[FOLDED])
+    monkeypatch.setattr(choosing, "candidates", lambda device: [FOLDED, HALF, compiled])
+    made = measure(embedder, draw_crops(5), first="compile").trials
+    assert [trial.choice for trial in made] == [PLAIN, compiled, FOLDED, HALF]
+
+
+def test_crops_alone_are_harder_ones_too(
+    embedder: Embedder, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = draw_crops(6)
+    easy = torch.from_numpy(lay_out(given, embedder.recipe.backbones["main"].preprocess))
+
+    def by_company(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        known = len(batch) > 1 or any(torch.equal(batch[0], other) for other in easy)
+        return tuple(values if known else values.roll(1, dims=1) for values in ways[FOLDED](batch))
+
+    monkeypatch.setattr(choosing, "candidates", lambda device: [HALF])
+    monkeypatch.setattr(embedder, "runner", lambda key, choice: {**ways, HALF: by_company}[choice])
+    assert "alone and in a batch" in measure(embedder, given).trials[-1].reason
 
 
 @pytest.mark.slow

@@ -85,6 +85,17 @@ def test_parts_one_after_the_other_are_the_whole(arch: str) -> None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+def test_nothing_behind_the_last_tap_is_computed() -> None:
+    trunk = made_trunk("mobilenet_v2")
+    early = Trunk(trunk.network, SPEC, [Tap(layer="stride16"), Tap(layer="stride8")]).eval()
+    assert len(early.parts()) == 14
+    batch = batch_of(2, seed=1)
+    parts = narrowed(early, 3)
+    assert parts[1].names[-1] == "stride16"
+    for one, other in zip(in_turn(early, parts, batch), early(batch), strict=True):
+        assert one.shape == other.shape
+
+
 def channel_means(part: nn.Module, batch: torch.Tensor, rounding: bool) -> torch.Tensor:
     """Mean of every channel of every convolution, in one row; `rounding`: inputs and outputs as bfloat16 holds them."""
     found: list[torch.Tensor] = []

@@ -57,7 +57,7 @@ def test_how_much_is_measured_depends_on_the_work_ahead(
 ) -> None:
     asked: list[bool] = []
 
-    def measure(embedder: Embedder, given: Sequence[Pixels], full: bool, say: object) -> Decision:
+    def measure(embedder: Embedder, given: Sequence[Pixels], full: bool, first: str, say: object) -> Decision:
         asked.append(full)
         return decision_for(embedder, full)
 
@@ -99,7 +99,7 @@ def test_what_a_person_asks_for_is_measured_at_once_and_a_refusal_is_said(
 ) -> None:
     asked: list[bool] = []
 
-    def measure(embedder: Embedder, given: Sequence[Pixels], full: bool, say: object) -> Decision:
+    def measure(embedder: Embedder, given: Sequence[Pixels], full: bool, first: str, say: object) -> Decision:
         asked.append(full)
         refused = [
             Trial("main", Choice("torch", "bfloat16"), 99.0, 0.98, 1.0, reason="cosine too low"),
