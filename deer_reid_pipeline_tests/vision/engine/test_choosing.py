@@ -54,6 +54,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
+def way(plain: Runner, clock: Clock, right: bool, seconds: float) -> Runner:
+    """The network as loaded, at so many seconds a crop; its features turned round where it is not `right`."""
+
+    def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        end = clock.now + seconds * len(batch)
+        made = plain(batch) if right else tuple(values.roll(1, dims=1) for values in plain(batch))
+        clock.now = end
+        return made
+
+    return run
+
+
 @pytest.fixture
 def ways(embedder: Embedder, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> dict[Choice, Runner]:
     """Ways of computing that behave as a test wants: the network as loaded, changed."""
@@ -234,21 +246,12 @@ def test_how_much_stays_in_float32_is_found_by_halving(
     plain, narrow = ways[PLAIN], Choice("openvino", "bfloat16")
     monkeypatch.setattr(choosing, "candidates", lambda device: [FOLDED, narrow])
 
-    def way(right: bool, seconds: float) -> Runner:
-        def run(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            end = clock.now + seconds * len(batch)
-            made = plain(batch) if right else tuple(values.roll(1, dims=1) for values in plain(batch))
-            clock.now = end
-            return made
-
-        return run
-
     def tried(enough: int | None, seconds: float = 0.001, options: EngineOptions = AUTO) -> tuple[list[int], Choice]:
         """`enough`: last parts in float32 with which the vectors agree; None: with all of them they do not."""
-        made = {narrow: way(False, seconds)}
+        made = {narrow: way(plain, clock, False, seconds)}
         for wide in range(9):  # the more is in float32, the slower
             right = enough is not None and wide >= enough
-            made[dataclasses.replace(narrow, wide=wide)] = way(right, seconds + 1e-4 * wide)
+            made[dataclasses.replace(narrow, wide=wide)] = way(plain, clock, right, seconds + 1e-4 * wide)
         monkeypatch.setattr(embedder, "runner", lambda key, choice: {**ways, **made}[choice])
         decision = measure(embedder, draw_crops(5), options=options)
         wide = [trial.choice.wide for trial in decision.trials if trial.choice.wide is not None]
@@ -263,7 +266,7 @@ def test_how_much_stays_in_float32_is_found_by_halving(
     assert tried(0, options=EngineOptions(precision="bfloat16"))[0] == [], (
         "an arithmetic that is named is used all through"
     )
-    made = way(True, 0.001)
+    made = way(plain, clock, True, 0.001)
     monkeypatch.setattr(embedder, "runner", lambda key, choice: {**ways, narrow: made}[choice])
     assert measure(embedder, draw_crops(5)).plan(AUTO)["main"] == narrow, "bfloat16 itself passes"
 
@@ -289,12 +292,7 @@ def test_what_cannot_be_made_ends_the_search(
 ) -> None:
     narrow, plain = Choice("openvino", "bfloat16"), ways[PLAIN]
 
-    def wrong_at_once(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        end = clock.now + 0.001 * len(batch)
-        made = tuple(values.roll(1, dims=1) for values in plain(batch))
-        clock.now = end
-        return made
-
+    wrong_at_once = way(plain, clock, False, 0.001)
     monkeypatch.setattr(choosing, "candidates", lambda device: [FOLDED, narrow])
     monkeypatch.setattr(
         embedder, "runner", lambda key, choice: {**ways, narrow: wrong_at_once}.get(choice, ways[OTHER])
