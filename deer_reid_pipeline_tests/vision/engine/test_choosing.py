@@ -69,6 +69,7 @@ def way(plain: Runner, clock: Clock, right: bool, seconds: float) -> Runner:
 @pytest.fixture
 def ways(embedder: Embedder, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> dict[Choice, Runner]:
     """Ways of computing that behave as a test wants: the network as loaded, changed."""
+    embedder.limit.crops = 4  # the clock is made up: larger batches only take longer
     plain = embedder.runner("main", PLAIN)
 
     def slow(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -244,7 +245,6 @@ def test_how_much_stays_in_float32_is_found_by_halving(
     embedder: Embedder, clock: Clock, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, narrow = ways[PLAIN], Choice("openvino", "bfloat16")
-    embedder.limit.crops = 4  # the clock is made up: larger batches only take longer
     monkeypatch.setattr(choosing, "candidates", lambda device: [FOLDED, narrow])
 
     def tried(enough: int | None, seconds: float = 0.001, options: EngineOptions = AUTO) -> tuple[list[int], Choice]:
