@@ -19,11 +19,6 @@ from deer_reid_pipeline.vision.weights import WeightStore, declare
 _DATA = Path(os.environ.get("DEER_REID_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _few_threads() -> None:
-    torch.set_num_threads(2)
-
-
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     if not (_DATA / "nyala" / "observations.csv").is_file():
