@@ -19,7 +19,7 @@ from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.evaluation.labelled import Labelled
 from deer_reid_pipeline.reid.fitted import fold_of
 from deer_reid_pipeline.reid.similarity import BRANCHES, FloatArray, VectorSet
-from deer_reid_pipeline.steps.crops import SPEC, box_in_shares, find_picture
+from deer_reid_pipeline.steps.crops import box_in_shares, find_picture
 from deer_reid_pipeline.steps.drops import in_transaction
 from deer_reid_pipeline.steps.fold_models import by_judge, fold_models
 from deer_reid_pipeline.steps.images import ascii_line, in_batches
@@ -124,7 +124,7 @@ def _vectors(
     control = control_recipe(recipe)
     with site.database.session() as session:
         register_recipe(session, control.id, control.name, control.to_json(), control.random_weights, recipe.id)
-        jobs.update({job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=keys)})
+        jobs.update({job.detection_id: job for job in crop_jobs(session, recipe.crop, detections=keys)})
         have = embedded(session, control.id, BRANCHES, keys)
     lacking = [jobs[key] for key in keys if key in jobs and key not in have]
     if lacking:

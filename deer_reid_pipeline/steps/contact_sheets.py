@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.media import crop_jobs
 from deer_reid_pipeline.vision.contact_sheet import contact_sheet
@@ -33,7 +32,7 @@ def draw_sheet(site: Site, items: Sequence[SheetItem]) -> bytes | None:
     with site.database.session() as session:
         files = {
             job.detection_id: job.crop_file
-            for job in crop_jobs(session, SPEC.id, detections=[i.detection_id for i in chosen])
+            for job in crop_jobs(session, site.crop_spec().id, detections=[i.detection_id for i in chosen])
         }
     crops, labels = [], []
     for item in chosen:

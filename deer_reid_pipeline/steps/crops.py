@@ -29,7 +29,6 @@ from deer_reid_pipeline.vision.model_files import sha256_of, write_whole
 Box = tuple[float, float, float, float]
 
 BATCH = 64
-SPEC = CropSpec()
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,15 @@ class _Search:
 
 
 def store_crops(
-    site: Site, *, drop_key: str | None = None, detections: Sequence[uuid.UUID] | None = None
+    site: Site,
+    *,
+    drop_key: str | None = None,
+    detections: Sequence[uuid.UUID] | None = None,
+    spec: CropSpec | None = None,
 ) -> CropReport:
     """Cut the crops of a drop (or of these detections); a crop whose file is gone is cut again.
+
+    Without `spec` they are those that matching reads.
 
     A detection whose crop cannot be made, because its picture is gone or is another one by now, is quarantined, so
     that the rest of its drop can go on; every later run tries again. Of detections that are given, a picture on a disk
@@ -78,8 +83,9 @@ def store_crops(
         DropError: a file of the drop cannot be read now (the disk, not the file); then what was cut before it is
             stored, and running again goes on.
     """
+    spec = site.crop_spec() if spec is None else spec
     with site.database.session() as session:
-        jobs = crop_jobs(session, SPEC.id, drop_key=drop_key, detections=detections)
+        jobs = crop_jobs(session, spec.id, drop_key=drop_key, detections=detections)
         drop = None if drop_key is None else get_drop(session, drop_key)
     root = None if drop is None else drop.root
     folder = site.settings.crops_dir
@@ -92,9 +98,12 @@ def store_crops(
         for batch in in_batches(pictures, BATCH):
             with site.database.session() as session:
                 places = places_of(session, [group[0].image_id for group in batch])
-            cut = pool.map(lambda group: _cut(folder, group, places.get(group[0].image_id, []), root), batch)  # noqa: B023
+            cut = pool.map(
+                lambda group: _cut(folder, spec, group, places.get(group[0].image_id, []), root),  # noqa: B023
+                batch,
+            )
             outcomes = list(cut)
-            in_transaction(site.database, lambda session: _note(session, outcomes))  # noqa: B023
+            in_transaction(site.database, lambda session: _note(session, spec, outcomes))  # noqa: B023
             for outcome in outcomes:
                 if outcome.away is not None:
                     raise outcome.away
@@ -105,16 +114,16 @@ def store_crops(
     return CropReport(written, len(jobs) - len(missing), tuple(lost))
 
 
-def _note(session: Session, outcomes: Sequence[_Cut]) -> None:
+def _note(session: Session, spec: CropSpec, outcomes: Sequence[_Cut]) -> None:
     outcomes = [outcome for outcome in outcomes if outcome.away is None]
     add_crops(session, [row for outcome in outcomes for row in outcome.rows])
-    forget_crops(session, SPEC.id, [key for outcome in outcomes for key in outcome.without])
+    forget_crops(session, spec.id, [key for outcome in outcomes for key in outcome.without])
     move_images(session, {outcome.image: outcome.moved_to for outcome in outcomes if outcome.moved_to is not None})
     release_cropped(session, [outcome.image for outcome in outcomes if not outcome.lost])
     quarantine_without_crop(session, [(outcome.image, outcome.lost[0]) for outcome in outcomes if outcome.lost])
 
 
-def _cut(folder: Path, group: list[CropJob], places: Sequence[str], root: str | None) -> _Cut:
+def _cut(folder: Path, spec: CropSpec, group: list[CropJob], places: Sequence[str], root: str | None) -> _Cut:
     """Cut the crops of one picture from where it was last, else from where a drop had it.
 
     Args:
@@ -139,14 +148,14 @@ def _cut(folder: Path, group: list[CropJob], places: Sequence[str], root: str | 
                 result.without.append(job.detection_id)
             else:
                 placed.append((job, box))
-        crops = cut_crops(path, [box for _, box in placed], SPEC) if placed else []
+        crops = cut_crops(path, [box for _, box in placed], spec) if placed else []
     except (ImageError, OSError) as error:
         cause = from_the_disk(error) if isinstance(error, ImageError) else error
         if root is not None and cause is not None and gone(path, path.name) is None:
             return _Cut(first.image_id, away=unreadable_now(path, cause))
         lines = [*result.lost, *[ascii_line(f"{path.name}: {error}")] * (len(group) - len(result.lost))]
         return _Cut(first.image_id, lost=lines, without=[job.detection_id for job in group])
-    result.rows = [_store(folder, job, content) for (job, _), content in zip(placed, crops, strict=True)]
+    result.rows = [_store(folder, spec, job, content) for (job, _), content in zip(placed, crops, strict=True)]
     return result
 
 
@@ -173,13 +182,13 @@ def _search(places: Sequence[str], sha256: str | None) -> _Search:
     return _Search(None, f"{reason}; put it back and run again", unread)
 
 
-def _store(folder: Path, job: CropJob, content: bytes) -> dict[str, Any]:
-    name = f"{SPEC.id}/{job.detection_id.hex[:2]}/{job.detection_id}.jpg"
+def _store(folder: Path, spec: CropSpec, job: CropJob, content: bytes) -> dict[str, Any]:
+    name = f"{spec.id}/{job.detection_id.hex[:2]}/{job.detection_id}.jpg"
     write_whole(folder / name, content)
     height, width = decode_crop(content).shape[:2]
     return {
         "detection_id": job.detection_id,
-        "spec_id": SPEC.id,
+        "spec_id": spec.id,
         "file": name,
         "sha256": hashlib.sha256(content).hexdigest(),
         "width": width,

@@ -16,7 +16,6 @@ from deer_reid_pipeline.ingest import BoxRecord, MediaRecord, read_drop, seal_dr
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.similarity import FloatArray
 from deer_reid_pipeline.settings import Settings
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.detections import asks_detector, detect_boxes
 from deer_reid_pipeline.steps.site import connect_site, engine_options
 from deer_reid_pipeline.store.drops import QuarantineRow
@@ -97,7 +96,7 @@ def embed_folder(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(part, SCHEMA) as writer:
-            load = partial(_crops, settings, asked)
+            load = partial(_crops, settings, recipe, asked)
             for batch in embed_stream(embedder, contents.media, load, settings.batch_size):
                 result.quarantined += [key for key, _ in batch.failed if isinstance(key, QuarantineRow)]
                 found = [key for key in batch.keys if not isinstance(key, QuarantineRow)]
@@ -139,7 +138,7 @@ class _Asked:
     detector: Detector | None
 
 
-def _crops(settings: Settings, asked: _Asked, media: MediaRecord) -> Loaded[_Found | QuarantineRow]:
+def _crops(settings: Settings, recipe: Recipe, asked: _Asked, media: MediaRecord) -> Loaded[_Found | QuarantineRow]:
     """The crop of every detection of a picture, those that `process` would store; or why the picture has none."""
     path = asked.root / media.file_path
     try:
@@ -149,7 +148,8 @@ def _crops(settings: Settings, asked: _Asked, media: MediaRecord) -> Loaded[_Fou
             boxes = detect_boxes(asked.detector, path, settings.min_confidence)
         if not boxes:
             return []
-        crops = cut_crops(path, [(box.x, box.y, box.width, box.height) for box in boxes], SPEC)
+        places = [(box.x, box.y, box.width, box.height) for box in boxes]
+        crops = cut_crops(path, places, recipe.crop_spec)
         return [((media.file_path, box), decode_crop(content)) for box, content in zip(boxes, crops, strict=True)]
     except ImageError as error:
         return [(QuarantineRow(media.file_path, error.code, str(error)), error)]

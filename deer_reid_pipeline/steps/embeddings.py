@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.reid.similarity import BRANCHES, EFFICIENTNET, FIRST_NETWORK
 from deer_reid_pipeline.scale_out.stream import embed_on_cluster
-from deer_reid_pipeline.steps.crops import SPEC, store_crops
+from deer_reid_pipeline.steps.crops import store_crops
 from deer_reid_pipeline.steps.drops import in_transaction
 from deer_reid_pipeline.steps.images import ascii_line, in_batches
 from deer_reid_pipeline.steps.site import Site, engine_options
@@ -123,7 +123,7 @@ def _stream(
 ) -> Iterator[StreamedBatch[uuid.UUID]]:
     """Vectors of the crops by the engine of the settings; no more than a batch is not worth starting workers for."""
     settings, options = site.settings, engine_options(site.settings)
-    size, jobs = settings.batch_size, _jobs(site, todo, result)
+    size, jobs = settings.batch_size, _jobs(site, recipe, todo, result)
     if settings.engine == "ray" and len(todo) > size:
         return embed_on_cluster(recipe, site.weights, jobs, size, settings.device, options, say, branches)
     embedder = site.embedder(recipe)
@@ -133,12 +133,12 @@ def _stream(
     return embed_jobs(embedder.only(branches), jobs, size)
 
 
-def _jobs(site: Site, todo: Sequence[uuid.UUID], result: EmbeddingReport) -> Iterator[Job[uuid.UUID]]:
+def _jobs(site: Site, recipe: Recipe, todo: Sequence[uuid.UUID], result: EmbeddingReport) -> Iterator[Job[uuid.UUID]]:
     """The stored crop of every detection; those that have none are counted in `result`."""
     for batch in in_batches(todo, CUT_AHEAD):
-        store_crops_quietly(site, batch)
+        store_crops_quietly(site, recipe, batch)
         with site.database.session() as session:
-            found = {job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=batch)}
+            found = {job.detection_id: job for job in crop_jobs(session, recipe.crop, detections=batch)}
         for key in batch:
             job = found.get(key)
             if job is None or job.crop_file is None:
@@ -158,7 +158,7 @@ def _store_batch(
     """Store the vectors of a batch; crops of it that cannot be used are cut again, once."""
     made = [(batch.keys, batch.made)]
     if batch.failed:
-        again, crops = load_crops(site, [key for key, _ in batch.failed])
+        again, crops = load_crops(site, recipe, [key for key, _ in batch.failed])
         result.without_crop += len(batch.failed) - len(again)
         made.append((again, site.embedder(recipe).only(branches).embed(crops)))
 
@@ -176,26 +176,27 @@ def _store_batch(
     say(f"embedded {count} crops: {times} (branches that share a backbone each count its one pass)")
 
 
-def load_crops(site: Site, batch: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], list[Pixels]]:
-    """Read the crops of a batch, cutting those that are not there; detections without one are left out.
+def load_crops(site: Site, recipe: Recipe, batch: Sequence[uuid.UUID]) -> tuple[list[uuid.UUID], list[Pixels]]:
+    """The crops of a batch as a recipe reads them; those that are not there are cut. Detections without one are left
+    out.
 
     A crop file that is not what was written is cut again, once.
     """
-    found = _read(site, batch)
+    found = _read(site, recipe, batch)
     damaged = [key for key, pixels in found.items() if pixels is None]
     if damaged:
         with site.database.session() as session:
-            forget_crops(session, SPEC.id, damaged)
-        found.update(_read(site, damaged))
+            forget_crops(session, recipe.crop, damaged)
+        found.update(_read(site, recipe, damaged))
     good = {key: pixels for key in batch if (pixels := found.get(key)) is not None}
     return list(good), list(good.values())
 
 
-def _read(site: Site, batch: Sequence[uuid.UUID]) -> dict[uuid.UUID, Pixels | None]:
+def _read(site: Site, recipe: Recipe, batch: Sequence[uuid.UUID]) -> dict[uuid.UUID, Pixels | None]:
     """Crops by detection; None where the file is not what was written, no entry where there is no crop."""
-    store_crops_quietly(site, batch)
+    store_crops_quietly(site, recipe, batch)
     with site.database.session() as session:
-        jobs = crop_jobs(session, SPEC.id, detections=batch)
+        jobs = crop_jobs(session, recipe.crop, detections=batch)
     return {job.detection_id: _pixels(site, job) for job in jobs if job.crop_file is not None}
 
 
@@ -212,7 +213,7 @@ def _pixels(site: Site, job: CropJob) -> Pixels | None:
     return None
 
 
-def store_crops_quietly(site: Site, batch: Sequence[uuid.UUID]) -> None:
+def store_crops_quietly(site: Site, recipe: Recipe, batch: Sequence[uuid.UUID]) -> None:
     """Make sure that the crops of a batch are on disk; what cannot be cut is found missing afterwards."""
-    for line in store_crops(site, detections=batch).lost:
+    for line in store_crops(site, detections=batch, spec=recipe.crop_spec).lost:
         log.warning("no crop: %s", line)

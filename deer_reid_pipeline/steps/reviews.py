@@ -20,7 +20,6 @@ from deer_reid_pipeline.ingest.filled_table import FilledRow, read_filled_table
 from deer_reid_pipeline.ingest.ledger import BadValue
 from deer_reid_pipeline.ingest.values import given, timestamp
 from deer_reid_pipeline.ingest.wording import has_control
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.monitoring import waiting_reviews
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.media import crop_jobs
@@ -134,7 +133,7 @@ def add_files(site: Site, rows: Sequence[dict[str, Any]]) -> None:
     """Say in each row where the pictures of the detections `left` and `right` are, and their crops."""
     keys = {uuid.UUID(row[side]) for row in rows for side in SIDES}
     with site.database.session() as session:
-        jobs = {str(job.detection_id): job for job in crop_jobs(session, SPEC.id, detections=list(keys))}
+        jobs = {str(job.detection_id): job for job in crop_jobs(session, site.crop_spec().id, detections=list(keys))}
     for row in rows:
         for side in SIDES:
             job = jobs.get(row[side])

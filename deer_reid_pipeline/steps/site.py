@@ -8,7 +8,7 @@ import pwd
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deer_reid_pipeline.errors import RecipeMismatchError, SettingsError, WeightsError
+from deer_reid_pipeline.errors import SettingsError, WeightsError
 from deer_reid_pipeline.reid.matching import V1_POLICY, MatchPolicy, cuts_in_words
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.settings import Settings
@@ -19,6 +19,7 @@ from deer_reid_pipeline.store.releases import add_first_release, get_release, li
 from deer_reid_pipeline.vision.recipe import base_name
 
 if TYPE_CHECKING:
+    from deer_reid_pipeline.vision.crops import CropSpec
     from deer_reid_pipeline.vision.embedder import Embedder
     from deer_reid_pipeline.vision.engine.options import EngineOptions
     from deer_reid_pipeline.vision.recipe import Recipe
@@ -100,7 +101,7 @@ class Site:
 
         Raises:
             DatabaseError: there is none; lists those that are known.
-            RecipeMismatchError, WeightsError: it cannot be used here.
+            RecipeError, WeightsError: it cannot be used here.
         """
         from deer_reid_pipeline.vision.catalog import RECIPE_NAMES
 
@@ -122,6 +123,15 @@ class Site:
 
         with self.database.session() as session:
             return Recipe.from_json(recipe_spec(session, recipe_id))
+
+    def crop_spec(self) -> CropSpec:
+        """How the crops are cut that matching reads: as the live release's recipe has it, which is kept as long as it
+        is live; in a new home as this version cuts."""
+        from deer_reid_pipeline.vision.crops import CropSpec
+
+        with self.database.session() as session:
+            release = live_release(session)
+        return CropSpec() if release is None else self.stored_recipe(release.recipe_id).crop_spec
 
     def needed_branches(self, recipe_id: str) -> tuple[str, ...]:
         """The branches that every detection is embedded in under a recipe: what the live release says of its own,
@@ -177,17 +187,12 @@ class Site:
         """The recipe, after making sure that this version cuts its crops and that its files are here.
 
         Raises:
-            RecipeMismatchError: it reads crops of another specification.
+            RecipeError: it reads crops of a specification that this version does not know.
             WeightsError: a file is missing from the model store and cannot be made again.
         """
         from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, build_recipe
-        from deer_reid_pipeline.vision.crops import CropSpec
 
-        if recipe.crop != CropSpec().id:
-            raise RecipeMismatchError(
-                f"recipe {recipe.id} reads crops {recipe.crop}, and this version cuts {CropSpec().id}: use the "
-                "version that made it"
-            )
+        _ = recipe.crop_spec
         weights = self.weights
         files = [branch.projection.sha256 for branch in recipe.branches.values()]
         files += [part.weights.sha256 for part in recipe.backbones.values() if part.weights.source == "store"]

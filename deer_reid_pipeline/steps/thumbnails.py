@@ -11,7 +11,6 @@ from pathlib import Path, PureWindowsPath
 
 from sqlalchemy.orm import Session
 
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.media import CropJob, crop_jobs
 from deer_reid_pipeline.vision.crops import decode_crop
@@ -46,7 +45,7 @@ GONE = Thumbnail(missing="this detection is no longer in the database")
 def thumbnails(site: Site, session: Session, detections: Iterable[uuid.UUID]) -> dict[uuid.UUID, Thumbnail]:
     """The thumbnail of each detection; one that cannot be shown says why."""
     wanted = list(dict.fromkeys(detections))
-    jobs = {job.detection_id: job for job in crop_jobs(session, SPEC.id, detections=wanted)}
+    jobs = {job.detection_id: job for job in crop_jobs(session, site.crop_spec().id, detections=wanted)}
     return {key: _thumbnail(site, jobs.get(key)) for key in wanted}
 
 

@@ -256,7 +256,7 @@ def _decode_crops(site: Site, plan: Plan, folder: Path, say: LogLine) -> CropCac
 
     def crops() -> Iterator[tuple[str, Pixels]]:
         for batch in in_batches(keys, site.settings.batch_size):
-            found, pixels = load_crops(site, batch)
+            found, pixels = load_crops(site, plan.base, batch)
             yield from ((str(key), each) for key, each in zip(found, pixels, strict=True))
 
     longest = round(SPARE * max(plan.config.width, plan.config.height))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deer_reid_pipeline.vision.crops import Box, CropSpec, cut_crop, pixel_window
+from deer_reid_pipeline.vision.crops import Box, CropSpec, Shrinking, cut_crop, pixel_window
 from deer_reid_pipeline.vision.decode import Pixels
 
 FILL = (128, 128, 128)
@@ -34,13 +34,18 @@ class BackgroundSpec:
     least: float = 0.25
     max_side: int = 512
     quality: int = 95
+    shrinking: Shrinking = "hamming"
 
     @property
     def id(self) -> str:
-        """Like 'background-m75-b5-r80-s512-q95'; stands in the recipe in the place of a crop specification."""
+        """Like 'background-m75-b5-r80-s512-q95-hamming'; stands in the recipe in the place of a crop specification."""
         shares = (self.margin, self.blanked, self.rim)
         margin, blanked, rim = (round(100 * share) for share in shares)
-        return f"background-m{margin}-b{blanked}-r{rim}-s{self.max_side}-q{self.quality}"
+        return f"background-m{margin}-b{blanked}-r{rim}-s{self.max_side}-q{self.quality}-{self.shrinking}"
+
+    def crop(self, margin: float) -> CropSpec:
+        """How what is left of the picture is cut out, with this margin."""
+        return CropSpec(margin, self.max_side, self.quality, self.shrinking)
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,8 @@ def cut_background(
     if seen[top:bottom, left:right].mean() >= spec.least:
         blanked = pixels.copy()
         blanked[~seen] = FILL
-        cut = CropSpec(margin=spec.margin, max_side=spec.max_side, quality=spec.quality)
-        return Background(cut_crop(blanked, box, cut), False)
-    body = cut_crop(pixels, box, CropSpec(margin=0.0, max_side=spec.max_side, quality=spec.quality)).copy()
+        return Background(cut_crop(blanked, box, spec.crop(spec.margin)), False)
+    body = cut_crop(pixels, box, spec.crop(margin=0.0)).copy()
     inner_height, inner_width = (round(side * spec.rim) for side in body.shape[:2])
     top, left = (body.shape[0] - inner_height) // 2, (body.shape[1] - inner_width) // 2
     body[top : top + inner_height, left : left + inner_width] = FILL

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deer_reid_pipeline.errors import WeightsError
+from deer_reid_pipeline.vision.crops import CropSpec
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.model_files import write_whole
 from deer_reid_pipeline.vision.recipe import (
@@ -168,7 +169,7 @@ def drawn_pictures() -> list[Pixels]:
 
 def _note_name(name: str, design: _Design, backbones: dict[str, Backbone]) -> str:
     """File in the model store that keeps a made recipe, named by all that goes into making it."""
-    parts = [str(_BUILD), repr(design), str(CALIBRATION_COUNT), str(CALIBRATION_SEED), str(LINEAR_SEED)]
+    parts = [str(_BUILD), CropSpec().id, repr(design), str(CALIBRATION_COUNT), str(CALIBRATION_SEED), str(LINEAR_SEED)]
     parts += [f"{key} {each.arch} {each.weights.sha256} {each.preprocess!r}" for key, each in backbones.items()]
     return f"recipe-{name}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}.json"
 

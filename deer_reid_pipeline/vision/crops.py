@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -20,16 +22,24 @@ from deer_reid_pipeline.vision.decode import ImageError, Pixels, decode_image, i
 
 Box = tuple[float, float, float, float]
 """x, y, width, height as shares (0 to 1) of the upright picture; x and y are the top left corner."""
+Shrinking = Literal["hamming", "lanczos"]
+"""How a crop that is too large is shrunk. Lanczos takes twice the time, which every crop of a large picture pays."""
+
+_RESAMPLING: dict[Shrinking, Image.Resampling] = {
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_ID = re.compile(r"m(?P<margin>\d{2,3}(?:_\d{1,2})?)-s(?P<side>\d+)-q(?P<quality>\d+)(?P<hamming>-hamming)?")
 
 
 @dataclass(frozen=True)
 class CropSpec:
-    """How crops are cut: `margin` is a share of the box added on each side, `max_side` pixels, `quality`
-    JPEG."""
+    """How crops are cut: `margin` is a share of the box added on each side, `max_side` pixels, `quality` JPEG."""
 
     margin: float = 0.05
     max_side: int = 512
     quality: int = 95
+    shrinking: Shrinking = "hamming"
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 1 or self.max_side < 1 or not 1 <= self.quality <= 100:
@@ -37,9 +47,29 @@ class CropSpec:
 
     @property
     def id(self) -> str:
-        """Like 'm05-s512-q95'; stored beside every crop."""
+        """Like 'm05-s512-q95-hamming'; stored beside every crop. One that names no shrinking is of Lanczos."""
         margin = f"{self.margin * 100:05.2f}".rstrip("0").rstrip(".").replace(".", "_")
-        return f"m{margin}-s{self.max_side}-q{self.quality}"
+        shrinking = "" if self.shrinking == "lanczos" else f"-{self.shrinking}"
+        return f"m{margin}-s{self.max_side}-q{self.quality}{shrinking}"
+
+    @classmethod
+    def of(cls, spec_id: str) -> CropSpec:
+        """The specification that an id names.
+
+        Raises:
+            ValueError: none has this id.
+        """
+        found = _ID.fullmatch(spec_id)
+        if found is not None:
+            spec = cls(
+                margin=float(found["margin"].replace("_", ".")) / 100,
+                max_side=int(found["side"]),
+                quality=int(found["quality"]),
+                shrinking="hamming" if found["hamming"] else "lanczos",
+            )
+            if spec.id == spec_id:
+                return spec
+        raise ValueError(f"no crop specification has the id {spec_id!r}")
 
 
 def pixel_window(width: int, height: int, box: Sequence[float], margin: float) -> tuple[int, int, int, int]:
@@ -67,7 +97,7 @@ def cut_crop(pixels: Pixels, box: Sequence[float], spec: CropSpec = CropSpec()) 
     """
     left, top, right, bottom = pixel_window(pixels.shape[1], pixels.shape[0], box, spec.margin)
     part = np.ascontiguousarray(pixels[top:bottom, left:right])
-    return part if max(part.shape[:2]) <= spec.max_side else np.asarray(_shrink(Image.fromarray(part), spec.max_side))
+    return part if max(part.shape[:2]) <= spec.max_side else np.asarray(_shrink(Image.fromarray(part), spec))
 
 
 def cut_crops(path: str | Path, boxes: Sequence[Sequence[float]], spec: CropSpec = CropSpec()) -> list[bytes]:
@@ -108,7 +138,7 @@ def cut_from(picture: Image.Image, box: Sequence[float], spec: CropSpec = CropSp
         ValueError: the box has no area or lies outside the picture.
     """
     part = picture.crop(pixel_window(*picture.size, box, spec.margin))
-    return _encode(_shrink(part, spec.max_side), spec)
+    return _encode(_shrink(part, spec), spec)
 
 
 def encode_crop(pixels: Pixels, spec: CropSpec = CropSpec()) -> bytes:
@@ -183,10 +213,10 @@ def _span(low: float, high: float, size: int) -> tuple[int, int]:
     return start, end
 
 
-def _shrink(part: Image.Image, max_side: int) -> Image.Image:
-    if max(part.size) <= max_side:
+def _shrink(part: Image.Image, spec: CropSpec) -> Image.Image:
+    if max(part.size) <= spec.max_side:
         return part
-    return part.resize(fitted_size(*part.size, max_side, max_side), Image.Resampling.LANCZOS)
+    return part.resize(fitted_size(*part.size, spec.max_side, spec.max_side), _RESAMPLING[spec.shrinking])
 
 
 def _encode(part: Image.Image, spec: CropSpec) -> bytes:

@@ -155,6 +155,18 @@ class Recipe(_Data):
         description="Training that made it: two trainings are two recipes, each with judges of its own.",
     )
 
+    @property
+    def crop_spec(self) -> CropSpec:
+        """How the crops that it reads are cut.
+
+        Raises:
+            RecipeError: in a way that this version does not know, or not at all, as of a background control.
+        """
+        try:
+            return CropSpec.of(self.crop)
+        except ValueError as error:
+            raise RecipeError(f"recipe {self.id} reads crops that this version cannot cut: {error}") from error
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if set(self.branches) != set(BRANCHES):

@@ -12,7 +12,6 @@ import numpy as np
 from sqlalchemy import insert
 
 from deer_reid_pipeline.reid.vocabulary import classification_of
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.deployments import Place, put_deployments
 from deer_reid_pipeline.store.models import (
@@ -25,7 +24,7 @@ from deer_reid_pipeline.store.models import (
     Image,
     MatchDecision,
 )
-from deer_reid_pipeline.vision.crops import encode_crop
+from deer_reid_pipeline.vision.crops import CropSpec, encode_crop
 
 DROP = "herd-1"
 DAY = date(2026, 3, 14)
@@ -193,10 +192,8 @@ class Herd:
         (folder / "one.jpg").write_bytes(encode_crop(np.full((40, 60, 3), 120, np.uint8)))
         with self.site.database.session() as session:
             keys = [key for (key,) in session.query(Detection.id)]
-            rows: list[dict[str, Any]] = [
-                {"detection_id": key, "spec_id": SPEC.id, "file": "one.jpg", "sha256": "0", "width": 60, "height": 40}
-                for key in keys
-            ]
+            crop = {"spec_id": CropSpec().id, "file": "one.jpg", "sha256": "0", "width": 60, "height": 40}
+            rows: list[dict[str, Any]] = [{"detection_id": key, **crop} for key in keys]
             session.execute(insert(DetectionCrop), rows)
 
 

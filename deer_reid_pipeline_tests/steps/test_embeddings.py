@@ -12,16 +12,22 @@ from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.progress import listening
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps import embeddings
+from deer_reid_pipeline.steps.contact_sheets import SheetItem, draw_sheet
 from deer_reid_pipeline.steps.crops import store_crops
 from deer_reid_pipeline.steps.detections import store_detections
 from deer_reid_pipeline.steps.drops import register_drop
 from deer_reid_pipeline.steps.embeddings import embed_detections, embed_drop, load_crops
 from deer_reid_pipeline.steps.images import store_images
+from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.media import detections_without_vectors
+from deer_reid_pipeline.store.recipes import register_recipe
+from deer_reid_pipeline.store.releases import add_first_release
+from deer_reid_pipeline.vision.crops import CropSpec
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.engine.options import PLAIN
-from deer_reid_pipeline_tests.sites import query
+from deer_reid_pipeline.vision.recipe import RecipeError
+from deer_reid_pipeline_tests.sites import query, run_all
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def test_stored_vectors_are_those_of_the_stored_crops(site: Site, drop: str) -> 
     assert [done for done, _ in told] == [min(total, 4 * turn) for turn in range(1, -(-total // 4) + 1)]
     assert len(said) == len(told)
     ids = [row[0] for row in query(site, "SELECT DISTINCT detection_id FROM embeddings ORDER BY 1 LIMIT 3")]
-    found, crops = load_crops(site, ids)
+    found, crops = load_crops(site, recipe, ids)
     embedder = site.embedder(recipe)
     assert dict(embedder.plan) == dict.fromkeys(embedder.trunks, PLAIN), "so little work is not measured for"
     expected = embedder.embed(crops).vectors
@@ -59,6 +65,30 @@ def test_stored_vectors_are_those_of_the_stored_crops(site: Site, drop: str) -> 
     for name in BRANCHES:
         for key, vector in zip(found, expected[name], strict=True):
             assert float(stored[key, name] @ vector) >= 0.9999
+
+
+def test_a_release_keeps_the_crops_that_its_recipe_reads(site: Site, herd: Path) -> None:
+    """A home whose live recipe was made when crops were cut otherwise; one beside it reads crops of its own."""
+    newer = site.build_recipe("lite")
+    older = newer.model_copy(update={"crop": CropSpec(shrinking="lanczos").id})
+    with site.database.session() as session:
+        register_recipe(session, older.id, older.name, older.to_json(), older.random_weights)
+        add_first_release(session, older.id, first_policy(older), "made by an earlier version", None)
+    key, summary = run_all(site, herd)
+    assert summary.encounters == summary.matched + summary.new + summary.uncertain > 0
+    by_spec = "SELECT spec_id, count(*) FROM detection_crops GROUP BY spec_id ORDER BY spec_id"
+    count = summary.detections
+    assert query(site, by_spec) == [(older.crop, count)]
+    assert draw_sheet(site, [SheetItem(row[0], "") for row in query(site, "SELECT id FROM detections LIMIT 3")])
+    assert embed_drop(site, newer, key).embedded == count
+    assert query(site, by_spec) == [(older.crop, count), (newer.crop, count)]
+    assert site.crop_spec().id == older.crop, "what is live decides"
+
+
+def test_a_recipe_of_crops_that_nobody_knows_is_an_error(site: Site) -> None:
+    recipe = site.build_recipe("lite")
+    with pytest.raises(RecipeError, match="cannot cut: no crop specification has the id 'm05-s512-q95-box'"):
+        site.usable(recipe.model_copy(update={"crop": "m05-s512-q95-box"}))
 
 
 def test_a_run_that_dies_loses_only_what_was_under_way(site: Site, drop: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,6 @@ from deer_reid_pipeline.reid.evaluation.protocol import evaluate
 from deer_reid_pipeline.reid.fitted import FittedPolicy
 from deer_reid_pipeline.reid.matching import MatchPolicy
 from deer_reid_pipeline.reid.similarity import BRANCHES, VectorSet, unit
-from deer_reid_pipeline.steps.crops import SPEC
 from deer_reid_pipeline.steps.owner_criteria import Criterion
 from deer_reid_pipeline.steps.report import JSON, PAGE, plots, write_report, writer
 from deer_reid_pipeline.steps.report.assignment import assignment_summary
@@ -49,7 +48,7 @@ from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.steps.thumbnails import LONGEST
 from deer_reid_pipeline.steps.validation import Subject, ValidationResult
 from deer_reid_pipeline.store.models import Deer, Detection, DetectionCrop, Drop, Encounter, Image, MatchDecision
-from deer_reid_pipeline.vision.crops import encode_crop
+from deer_reid_pipeline.vision.crops import CropSpec, encode_crop
 
 NOBODY = Estimate(float("nan"), 0.0, 1.0, 0, 0)
 
@@ -446,7 +445,14 @@ def crops(site: Site) -> list[uuid.UUID]:
             if number < 2:
                 file = ("there.jpg", "gone.jpg")[number]
                 session.add(
-                    DetectionCrop(detection_id=key, spec_id=SPEC.id, file=file, sha256="0" * 64, width=600, height=300)
+                    DetectionCrop(
+                        detection_id=key,
+                        spec_id=CropSpec().id,
+                        file=file,
+                        sha256="0" * 64,
+                        width=600,
+                        height=300,
+                    )
                 )
     return keys
 

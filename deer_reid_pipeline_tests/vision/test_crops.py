@@ -38,12 +38,35 @@ def smooth(width: int, height: int) -> np.ndarray:
 
 
 def test_the_spec_has_a_readable_id() -> None:
-    assert CropSpec().id == "m05-s512-q95"
-    assert CropSpec(margin=0.125, max_side=256, quality=90).id == "m12_5-s256-q90"
-    assert CropSpec(margin=0.0).id == "m00-s512-q95"
+    assert CropSpec().id == "m05-s512-q95-hamming"
+    assert CropSpec(margin=0.125, max_side=256, quality=90).id == "m12_5-s256-q90-hamming"
+    assert CropSpec(margin=0.0).id == "m00-s512-q95-hamming"
+    assert CropSpec(shrinking="lanczos").id == "m05-s512-q95"
     for bad in ({"margin": -0.1}, {"max_side": 0}, {"quality": 101}):
         with pytest.raises(ValueError):
             CropSpec(**bad)
+
+
+@pytest.mark.parametrize(
+    "spec", [CropSpec(), CropSpec(shrinking="lanczos"), CropSpec(0.125, 256, 90), CropSpec(margin=1.0, quality=100)]
+)
+def test_an_id_gives_its_spec_back(spec: CropSpec) -> None:
+    assert CropSpec.of(spec.id) == spec
+
+
+@pytest.mark.parametrize(
+    "spec_id", ["", "m05-s512-q95-box", "m05-s512-q95-lanczos", "m5-s512-q95", "m05-s0512-q95", "m05-s512-q101"]
+)
+def test_an_id_of_no_spec_is_an_error(spec_id: str) -> None:
+    with pytest.raises(ValueError):
+        CropSpec.of(spec_id)
+
+
+def test_a_crop_is_shrunk_as_its_spec_says() -> None:
+    wide, whole = smooth(1400, 700), (0.0, 0.0, 1.0, 1.0)
+    for spec, way in ((CropSpec(), "HAMMING"), (CropSpec(shrinking="lanczos"), "LANCZOS")):
+        expected = np.asarray(Image.fromarray(wide).resize((512, 256), Image.Resampling[way]))
+        np.testing.assert_array_equal(cut_crop(wide, whole, spec), expected)
 
 
 def test_the_window_covers_the_box_and_its_margin() -> None:

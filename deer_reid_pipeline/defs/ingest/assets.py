@@ -8,7 +8,7 @@ from deer_reid_pipeline.defs.metadata import columns, contact_sheet
 from deer_reid_pipeline.defs.partitions import image_drop_partitions
 from deer_reid_pipeline.defs.resources import SiteResource
 from deer_reid_pipeline.steps.contact_sheets import SheetItem
-from deer_reid_pipeline.steps.crops import SPEC, store_crops
+from deer_reid_pipeline.steps.crops import store_crops
 from deer_reid_pipeline.steps.detections import store_detections
 from deer_reid_pipeline.steps.images import store_images
 from deer_reid_pipeline.steps.summary import describe_drop, markdown_text
@@ -147,7 +147,7 @@ def _inside(box: tuple[float, float, float, float]) -> bool:
     group_name=GROUP,
     deps=[detections],
     kinds={"file"},
-    code_version=SPEC.id,
+    code_version="2",
     description="The pixels of every detection, as a file of the home that every recipe reads.",
     check_specs=[
         dg.AssetCheckSpec(
@@ -170,7 +170,7 @@ def detection_crops(context: dg.AssetExecutionContext, site: SiteResource) -> dg
             "contact_sheet": contact_sheet(site.site, [SheetItem(row.id, row.viewpoint or "") for row in rows]),
             "dagster/column_schema": columns(
                 detection_id="uuid: the detection",
-                spec_id="text: margin, size and encoding",
+                spec_id="text: margin, size, encoding and how it was shrunk",
                 file="text: under the home's crops folder",
                 sha256="text: of the file",
             ),

@@ -75,7 +75,7 @@ def measure_gpu_memory(site: Site, recipe: str, say: Say) -> GpuMemory:
     """Measure it for a recipe, as its networks are computed now.
 
     Raises:
-        DatabaseError, RecipeMismatchError, WeightsError: the recipe cannot be used.
+        DatabaseError, RecipeError, WeightsError: the recipe cannot be used.
     """
     from deer_reid_pipeline.vision.embedder import resolve_device
     from deer_reid_pipeline.vision.engine.batches import vram_budget

@@ -173,7 +173,7 @@ def run_benchmark(site: Site, config: BenchmarkConfig, say: Say) -> Benchmark:
     """Measure everything; takes minutes, and longer where the ways of computing were not measured here before.
 
     Raises:
-        DatabaseError, RecipeMismatchError, WeightsError: the recipe cannot be used.
+        DatabaseError, RecipeError, WeightsError: the recipe cannot be used.
         DeerReidError: the home cannot be written to, or a new process could not compute.
     """
     from deer_reid_pipeline.vision.crops import encode_crop

@@ -13,7 +13,7 @@ from deer_reid_pipeline.progress import report
 from deer_reid_pipeline.sample.herd import draw_herd
 from deer_reid_pipeline.sample.tables import TRUTH
 from deer_reid_pipeline.steps.benchmark.config import BenchmarkConfig
-from deer_reid_pipeline.steps.crops import SPEC, box_in_shares
+from deer_reid_pipeline.steps.crops import box_in_shares
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline.store.benchmark import evenly_spaced_detections
 from deer_reid_pipeline.vision.crops import Box
@@ -78,7 +78,7 @@ def size_of(megapixels: float) -> tuple[int, int]:
 
 def _own(site: Site, most: int) -> PictureSet | None:
     with site.database.session() as session:
-        found = evenly_spaced_detections(session, SPEC.id, most)
+        found = evenly_spaced_detections(session, site.crop_spec().id, most)
     jobs: list[Job[int]] = []
     sizes: list[float] = []
     for crop in found:
