@@ -223,7 +223,10 @@ def _file(job: Job[Any]) -> Path:
 
 
 def _quiet() -> None:
-    """Ray Data's own log stays in its file: it is not ASCII, and progress is reported by who stores the vectors."""
+    """Ray Data's own log stays in its file: it is not ASCII, and progress is reported by who stores the vectors.
+
+    Other programs put handlers of theirs on its logger too, through which our lines go as well.
+    """
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if isinstance(handler, logging.StreamHandler) and type(handler).__module__.split(".")[0] == "ray":
             handler.setLevel(logging.CRITICAL)

@@ -51,17 +51,20 @@ def test_when_no_worker_is_left_the_run_ends_and_says_so(
             list(batches)
 
 
-def test_cards_that_torch_does_not_see_are_said(
-    recipe: Recipe, store: WeightStore, stored: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray counts a card where it is told so; the worker that is placed on it finds none."""
+def test_cards_that_torch_does_not_see_are_said(recipe: Recipe, store: WeightStore, stored: Written) -> None:
+    """Ray counts a card where it is told so."""
     with ray_nodes({"num_cpus": 1, "num_gpus": 1}):
         with pytest.raises(ScaleOutError, match="has cards for Ray, but torch sees none there"):
             list(embed_on_cluster(recipe, store, stored(20), 16))
-        monkeypatch.setattr(clusters, "_card_mb_on", lambda *_: 8192)
-        with pytest.raises(EmbeddingError, match="device cuda is absent"):
-            list(embed_on_cluster(recipe, store, stored(20), 16))
         assert list(embed_on_cluster(recipe, store, stored(20), 16, "cpu"))
+
+
+def test_a_worker_on_a_card_that_torch_does_not_see_says_so(
+    recipe: Recipe, store: WeightStore, stored: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "_card_mb_on", lambda *_: 8192)
+    with ray_nodes({"num_cpus": 1, "num_gpus": 1}), pytest.raises(EmbeddingError, match="device cuda is absent"):
+        list(embed_on_cluster(recipe, store, stored(20), 16))
 
 
 def test_a_cluster_without_a_core_is_refused(recipe: Recipe, store: WeightStore, stored: Written) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,3 +59,17 @@ def test_ray_speaks_to_standard_error_and_whoever_takes_the_batches_to_standard_
     said = capsys.readouterr()
     assert said.out == "crop 0\ncrop 1\n"
     assert said.err == "Ray starts\nRay has something to say\nRay has something to say\n"
+
+
+def test_only_what_ray_itself_says_on_the_console_is_silenced() -> None:
+    """A logger that does not hand on its lines is given the handlers of others, which our own lines go through too."""
+    logger = logging.getLogger("ray.data")
+    own = type("PlainRayHandler", (logging.StreamHandler,), {"__module__": "ray._private.log"})()
+    others = logging.StreamHandler()
+    before = logger.handlers[:]
+    try:
+        logger.handlers = [own, others]
+        stream._quiet()
+        assert (own.level, others.level) == (logging.CRITICAL, logging.NOTSET)
+    finally:
+        logger.handlers = before
