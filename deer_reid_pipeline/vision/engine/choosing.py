@@ -55,8 +55,10 @@ FAR = 4.0
 """How many times the error that is allowed is a miss by far."""
 TIME_LIMIT = 240.0
 """Seconds after which no other way is tried."""
-ENGINE_VERSION = "5"
+ENGINE_VERSION = "6"
 """Raised when the computing or the measuring changes: what is kept is then measured anew."""
+BRIEFLY = (Choice("openvino", "float32"),)
+"""Beside torch, what is measured within seconds: it starts in two here, and keeps the vectors."""
 
 _ALONE = 4
 _ROUNDS = 3
@@ -98,7 +100,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was measured for one recipe on one device; `full`: with the libraries that take long to start."""
+    """What was measured for one recipe on one device; `full`: with what takes minutes to measure."""
 
     circumstances: dict[str, str]
     full: bool
@@ -210,7 +212,7 @@ def measure(
 
     Args:
         pictures: what the vectors are compared on, uint8 [h, w, 3], and once more each, made harder.
-        full: also the libraries that take seconds to minutes to start.
+        full: also what takes minutes to measure: every library, in every arithmetic.
         first: library that is tried before the others, because it was asked for.
         time_limit: seconds after which nothing more is begun; what is under way is finished.
     """
@@ -227,7 +229,9 @@ def measure(
         bench.plain_rate = plain.crops_per_second
         trials.append(plain)
         benches.append(bench)
-    ways = [c for c in candidates(embedder.device) if options.allows(c) and (full or c.backend == "torch")]
+    ways = [
+        c for c in candidates(embedder.device) if options.allows(c) and (full or c in BRIEFLY or c.backend == "torch")
+    ]
     asked = [choice for choice in ways if choice.backend == first]
     slowest = [choice for choice in ways if choice.backend == "compile" and choice not in asked]
     quick = [choice for choice in ways if choice not in (*asked, *slowest)]

@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 QUICK_FROM = 120.0
-"""Seconds of work ahead from which trying what starts at once (half a minute to a minute here) is worth it."""
+"""Seconds of work ahead from which trying what is measured quickly (half a minute to a minute here) is worth it."""
 LEAST_BACKLOG = 200
 """Crops of work ahead below which nothing is measured by itself, however slow: measuring computes far more."""
 FULL_FROM = 900.0
-"""Seconds of work ahead from which trying every library (minutes) is worth it."""
+"""Seconds of work ahead from which trying every library in every arithmetic (minutes) is worth it."""
 GAIN_OVER_START = 3.0
 """A library that takes long to start must save this many times its start."""
 
