@@ -37,7 +37,6 @@ LogLine = Callable[[str], None]
 
 log = logging.getLogger(__name__)
 
-BACKGROUND = BackgroundSpec()
 LIMIT = 400
 """Detections whose background is embedded: enough to tell chance from a leak, and half a minute on two cores."""
 
@@ -62,7 +61,12 @@ class Control:
 
 def control_recipe(recipe: Recipe) -> Recipe:
     """The recipe that embeds only the background of what this one embeds."""
-    return recipe.model_copy(update={"name": f"{recipe.name}.background"[:40], "crop": BACKGROUND.id})
+    return recipe.model_copy(update={"name": f"{recipe.name}.background"[:40], "crop": background_spec(recipe).id})
+
+
+def background_spec(recipe: Recipe) -> BackgroundSpec:
+    """Background that is shrunk as the crops are that the recipe reads."""
+    return BackgroundSpec(shrinking=recipe.crop_spec.shrinking)
 
 
 def control_vectors(
@@ -129,7 +133,7 @@ def _vectors(
     lacking = [jobs[key] for key in keys if key in jobs and key not in have]
     if lacking:
         say(f"embedding the background of {len(lacking)} detections under {control.id}")
-        _embed(site, control, lacking)
+        _embed(site, control, background_spec(recipe), lacking)
     with site.database.session() as session:
         return {branch: get_embeddings(session, control.id, branch, keys) for branch in BRANCHES}
 
@@ -154,15 +158,15 @@ def _is_body_crop(job: CropJob) -> bool:
     """Whether the box is nearly the whole picture, so that there are no surroundings."""
     _, _, width, height = job.box
     area = width * height
-    window = min(1.0, area * (1 + 2 * BACKGROUND.margin) ** 2) or 1.0
-    return area * (1 + 2 * BACKGROUND.blanked) ** 2 / window > 1 - BACKGROUND.least
+    window = min(1.0, area * (1 + 2 * BackgroundSpec.margin) ** 2) or 1.0
+    return area * (1 + 2 * BackgroundSpec.blanked) ** 2 / window > 1 - BackgroundSpec.least
 
 
-def _embed(site: Site, control: Recipe, jobs: Sequence[CropJob]) -> None:
+def _embed(site: Site, control: Recipe, spec: BackgroundSpec, jobs: Sequence[CropJob]) -> None:
     embedder = site.embedder(control)
     done = 0
     for batch in in_batches(jobs, site.settings.batch_size):
-        cut = _backgrounds(site, batch)
+        cut = _backgrounds(site, spec, batch)
         if cut:
             keys = list(cut)
             made = embedder.embed([cut[key] for key in keys])
@@ -171,7 +175,7 @@ def _embed(site: Site, control: Recipe, jobs: Sequence[CropJob]) -> None:
         report("background", done, len(jobs))
 
 
-def _backgrounds(site: Site, jobs: Sequence[CropJob]) -> dict[uuid.UUID, Pixels]:
+def _backgrounds(site: Site, spec: BackgroundSpec, jobs: Sequence[CropJob]) -> dict[uuid.UUID, Pixels]:
     """Background pixels by detection; a picture that cannot be read is left out and said."""
     pictures: dict[uuid.UUID, list[CropJob]] = defaultdict(list)
     for job in jobs:
@@ -193,7 +197,8 @@ def _backgrounds(site: Site, jobs: Sequence[CropJob]) -> dict[uuid.UUID, Pixels]
                 box = box_in_shares(job, path)
                 if box is not None:
                     # Through JPEG like every crop, so that the control sees what the recipe sees.
-                    result[job.detection_id] = decode_crop(encode_crop(cut_background(pixels, box, animals).pixels))
+                    seen = cut_background(pixels, box, animals, spec).pixels
+                    result[job.detection_id] = decode_crop(encode_crop(seen))
         except (ImageError, OSError) as error:
             log.warning("no background: %s", ascii_line(f"{path.name}: {error}"))
     return result

@@ -84,14 +84,14 @@ class Site:
         )
 
     def build_recipe(self, name: str) -> Recipe:
-        """Make one of the built-in recipes and register it in the database.
+        """Make one of the built-in recipes, of the crops that this home keeps, and register it in the database.
 
         Raises:
             WeightsError: its weights are neither here nor to be fetched.
         """
         from deer_reid_pipeline.vision.catalog import build_recipe
 
-        recipe = build_recipe(name, self.weights)
+        recipe = build_recipe(name, self.weights, crop=self.crop_spec())
         with self.database.session() as session:
             register_recipe(session, recipe.id, recipe.name, recipe.to_json(), recipe.random_weights)
         return recipe
@@ -176,7 +176,7 @@ class Site:
 
         Raises:
             DatabaseError: there is no such release.
-            RecipeMismatchError, WeightsError: its recipe cannot be used here.
+            RecipeError, WeightsError: its recipe cannot be used here.
         """
         with self.database.session() as session:
             release = get_release(session, release_id)
@@ -192,7 +192,7 @@ class Site:
         """
         from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, build_recipe
 
-        _ = recipe.crop_spec
+        crop = recipe.crop_spec
         weights = self.weights
         files = [branch.projection.sha256 for branch in recipe.branches.values()]
         files += [part.weights.sha256 for part in recipe.backbones.values() if part.weights.source == "store"]
@@ -203,7 +203,7 @@ class Site:
                 f"{names} of recipe {recipe.id} {'is' if len(missing) == 1 else 'are'} missing from "
                 f"{self.settings.models_dir} and cannot be made again: restore that folder from a backup"
             )
-        if missing and build_recipe(recipe.name, weights).id != recipe.id:
+        if missing and build_recipe(recipe.name, weights, crop=crop).id != recipe.id:
             raise WeightsError(
                 f"{missing[0]}.safetensors of recipe {recipe.id} is missing from {self.settings.models_dir} and comes "
                 "out differently when made again: copy it from where the recipe was made"

@@ -38,10 +38,12 @@ class BackgroundSpec:
 
     @property
     def id(self) -> str:
-        """Like 'background-m75-b5-r80-s512-q95-hamming'; stands in the recipe in the place of a crop specification."""
+        """Like 'background-m75-b5-r80-s512-q95-hamming'; stands in the recipe in the place of a crop specification.
+        One that names no shrinking is of Lanczos."""
         shares = (self.margin, self.blanked, self.rim)
         margin, blanked, rim = (round(100 * share) for share in shares)
-        return f"background-m{margin}-b{blanked}-r{rim}-s{self.max_side}-q{self.quality}-{self.shrinking}"
+        shrinking = "" if self.shrinking == "lanczos" else f"-{self.shrinking}"
+        return f"background-m{margin}-b{blanked}-r{rim}-s{self.max_side}-q{self.quality}{shrinking}"
 
     def crop(self, margin: float) -> CropSpec:
         """How what is left of the picture is cut out, with this margin."""

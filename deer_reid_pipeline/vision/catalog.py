@@ -42,6 +42,7 @@ LINEAR_SEED = 20240601
 INNER = 0.85
 """Centre share of a stored crop that is used (0.94 of the box, whose margin is 5 %): background at the edges
 gives the camera away, while heads and antlers near the edges must stay in."""
+_NEW_HOME = CropSpec()
 _BATCH = 16
 _BUILD = 1
 """Raised when the making of a projection changes: kept recipes are then made anew."""
@@ -110,10 +111,13 @@ def architectures(name: str) -> tuple[str, str]:
     return design.multiscale_arch, design.efficientnet_arch
 
 
-def build_recipe(name: str, store: WeightStore, calibration: Calibration | None = None) -> Recipe:
+def build_recipe(
+    name: str, store: WeightStore, calibration: Calibration | None = None, crop: CropSpec = _NEW_HOME
+) -> Recipe:
     """A built-in recipe with the weights that `store` has; makes its projection files if they are absent.
 
     Args:
+        crop: how the crops that it reads are cut; as those of a new home where not given.
         calibration: gives the pictures (uint8 [h, w, 3]) whose mean features are taken as the centre. None:
             the drawn deer of `deer_reid_pipeline.sample`. Only called where a projection has to be made.
 
@@ -130,7 +134,7 @@ def build_recipe(name: str, store: WeightStore, calibration: Calibration | None 
         )
         for key, arch in (("main", design.multiscale_arch), ("second", design.efficientnet_arch))
     }
-    kept = _kept(name, design, backbones, store)
+    kept = _kept(name, design, backbones, crop, store)
     if kept is not None and calibration is None:
         return kept
     projections = (
@@ -140,6 +144,7 @@ def build_recipe(name: str, store: WeightStore, calibration: Calibration | None 
     )
     recipe = Recipe(
         name=name,
+        crop=crop.id,
         backbones=backbones,
         branches={
             branch: Branch(backbone=key, taps=taps, projection=projections[branch])
@@ -148,7 +153,7 @@ def build_recipe(name: str, store: WeightStore, calibration: Calibration | None 
     )
     if calibration is None:
         note = json.dumps(recipe.to_json(), indent=1, sort_keys=True)
-        write_whole(store.models.folder / _note_name(name, design, backbones), note.encode("ascii"))
+        write_whole(store.models.folder / _note_name(name, design, backbones, crop), note.encode("ascii"))
     return recipe
 
 
@@ -167,17 +172,21 @@ def drawn_pictures() -> list[Pixels]:
         ) from error
 
 
-def _note_name(name: str, design: _Design, backbones: dict[str, Backbone]) -> str:
+def _note_name(name: str, design: _Design, backbones: dict[str, Backbone], crop: CropSpec) -> str:
     """File in the model store that keeps a made recipe, named by all that goes into making it."""
-    parts = [str(_BUILD), CropSpec().id, repr(design), str(CALIBRATION_COUNT), str(CALIBRATION_SEED), str(LINEAR_SEED)]
+    parts = [str(_BUILD), repr(design), str(CALIBRATION_COUNT), str(CALIBRATION_SEED), str(LINEAR_SEED)]
     parts += [f"{key} {each.arch} {each.weights.sha256} {each.preprocess!r}" for key, each in backbones.items()]
+    if crop != CropSpec(shrinking="lanczos"):  # what notes meant before they named it
+        parts.append(crop.id)
     return f"recipe-{name}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}.json"
 
 
-def _kept(name: str, design: _Design, backbones: dict[str, Backbone], store: WeightStore) -> Recipe | None:
+def _kept(
+    name: str, design: _Design, backbones: dict[str, Backbone], crop: CropSpec, store: WeightStore
+) -> Recipe | None:
     """The recipe as made before, if its projections are still there: its id must not change from run to
     run."""
-    path = store.models.folder / _note_name(name, design, backbones)
+    path = store.models.folder / _note_name(name, design, backbones, crop)
     if not path.is_file():
         return None
     recipe = Recipe.from_json(path.read_bytes())

@@ -165,7 +165,9 @@ class Recipe(_Data):
         try:
             return CropSpec.of(self.crop)
         except ValueError as error:
-            raise RecipeError(f"recipe {self.id} reads crops that this version cannot cut: {error}") from error
+            raise RecipeError(
+                f"recipe {self.id} reads crops that this version cannot cut ({error}): use the version that made it"
+            ) from error
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

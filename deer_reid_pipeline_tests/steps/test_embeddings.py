@@ -6,28 +6,34 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from deer_reid_pipeline.errors import DeerReidError
 from deer_reid_pipeline.progress import listening
 from deer_reid_pipeline.reid.similarity import BRANCHES
 from deer_reid_pipeline.steps import embeddings
+from deer_reid_pipeline.steps.background_control import control_recipe
 from deer_reid_pipeline.steps.contact_sheets import SheetItem, draw_sheet
 from deer_reid_pipeline.steps.crops import store_crops
 from deer_reid_pipeline.steps.detections import store_detections
 from deer_reid_pipeline.steps.drops import register_drop
+from deer_reid_pipeline.steps.embed_folder import embed_folder
 from deer_reid_pipeline.steps.embeddings import embed_detections, embed_drop, load_crops
 from deer_reid_pipeline.steps.images import store_images
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.steps.site import Site
+from deer_reid_pipeline.store.checks import vectors_of_drop
 from deer_reid_pipeline.store.media import detections_without_vectors
 from deer_reid_pipeline.store.recipes import register_recipe
 from deer_reid_pipeline.store.releases import add_first_release
-from deer_reid_pipeline.vision.crops import CropSpec
+from deer_reid_pipeline.vision.background import BackgroundSpec
+from deer_reid_pipeline.vision.crops import CropSpec, cut_crops
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.engine.options import PLAIN
 from deer_reid_pipeline.vision.recipe import RecipeError
-from deer_reid_pipeline_tests.sites import query, run_all
+from deer_reid_pipeline_tests.sites import query, run_all, settings_for
 
 
 @pytest.fixture
@@ -69,8 +75,9 @@ def test_stored_vectors_are_those_of_the_stored_crops(site: Site, drop: str) -> 
 
 def test_a_release_keeps_the_crops_that_its_recipe_reads(site: Site, herd: Path) -> None:
     """A home whose live recipe was made when crops were cut otherwise; one beside it reads crops of its own."""
+    lanczos = CropSpec(shrinking="lanczos")
     newer = site.build_recipe("lite")
-    older = newer.model_copy(update={"crop": CropSpec(shrinking="lanczos").id})
+    older = newer.model_copy(update={"crop": lanczos.id})
     with site.database.session() as session:
         register_recipe(session, older.id, older.name, older.to_json(), older.random_weights)
         add_first_release(session, older.id, first_policy(older), "made by an earlier version", None)
@@ -82,12 +89,37 @@ def test_a_release_keeps_the_crops_that_its_recipe_reads(site: Site, herd: Path)
     assert draw_sheet(site, [SheetItem(row[0], "") for row in query(site, "SELECT id FROM detections LIMIT 3")])
     assert embed_drop(site, newer, key).embedded == count
     assert query(site, by_spec) == [(older.crop, count), (newer.crop, count)]
-    assert site.crop_spec().id == older.crop, "what is live decides"
+    assert site.crop_spec() == lanczos, "what is live decides"
+    assert site.recipe("lite").id == older.id == site.matcher().recipe.id, "built-in recipes keep to it"
+    assert control_recipe(older).crop == BackgroundSpec(shrinking="lanczos").id == "background-m75-b5-r80-s512-q95"
+    for branch in older.branches.values():
+        (site.settings.models_dir / f"{branch.projection.sha256}.safetensors").unlink()
+    assert site.usable(older) == older, "and can be made again"
+
+
+def test_a_crop_is_stored_as_the_live_recipe_reads_it(site: Site, tmp_path: Path) -> None:
+    older = site.build_recipe("lite").model_copy(update={"crop": CropSpec(shrinking="lanczos").id})
+    with site.database.session() as session:
+        register_recipe(session, older.id, older.name, older.to_json(), older.random_weights)
+        add_first_release(session, older.id, first_policy(older), "made by an earlier version", None)
+    picture = tmp_path / "drop" / "large.jpg"
+    picture.parent.mkdir()
+    Image.effect_noise((900, 700), 60).convert("RGB").save(picture)
+    key, _ = run_all(site, picture.parent)
+    (stored,) = (site.settings.crops_dir / row[0] for row in query(site, "SELECT file FROM detection_crops"))
+    (old,), (new,) = (cut_crops(picture, [(0.0, 0.0, 1.0, 1.0)], spec) for spec in (older.crop_spec, CropSpec()))
+    assert stored.read_bytes() == old != new
+    home = settings_for(site.settings.home, database_url=site.database.url)
+    assert embed_folder(home, picture.parent, tmp_path / "v.parquet", None, "auto").recipe == older.id
+    with site.database.session() as session:
+        ((_, stored_vector),) = vectors_of_drop(session, older.id, "multiscale", key)
+    (embedded,) = pq.read_table(tmp_path / "v.parquet").column("multiscale").to_pylist()
+    assert float(stored_vector @ np.array(embedded)) >= 0.9999
 
 
 def test_a_recipe_of_crops_that_nobody_knows_is_an_error(site: Site) -> None:
     recipe = site.build_recipe("lite")
-    with pytest.raises(RecipeError, match="cannot cut: no crop specification has the id 'm05-s512-q95-box'"):
+    with pytest.raises(RecipeError, match=r"cannot cut .no crop specification has the id 'm05-s512-q95-box'"):
         site.usable(recipe.model_copy(update={"crop": "m05-s512-q95-box"}))
 
 

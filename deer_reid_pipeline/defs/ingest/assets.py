@@ -148,7 +148,7 @@ def _inside(box: tuple[float, float, float, float]) -> bool:
     deps=[detections],
     kinds={"file"},
     code_version="2",
-    description="The pixels of every detection, as a file of the home that every recipe reads.",
+    description="The pixels of every detection, as a file of the home: the input of recipes.",
     check_specs=[
         dg.AssetCheckSpec(
             "every_detection_has_a_crop",
@@ -159,7 +159,8 @@ def _inside(box: tuple[float, float, float, float]) -> bool:
 )
 def detection_crops(context: dg.AssetExecutionContext, site: SiteResource) -> dg.MaterializeResult:
     """One row: a detection's crop file. Key: detection and crop specification."""
-    result = store_crops(site.site, drop_key=context.partition_key)
+    spec = site.site.crop_spec()
+    result = store_crops(site.site, drop_key=context.partition_key, spec=spec)
     with site.site.database.session() as session:
         rows = detections_of_drop(session, context.partition_key)
         counts = summarize_drop(session, context.partition_key)
@@ -167,6 +168,7 @@ def detection_crops(context: dg.AssetExecutionContext, site: SiteResource) -> dg
         metadata={
             "dagster/row_count": counts.crops,
             "written_now": result.written,
+            "specification": spec.id,
             "contact_sheet": contact_sheet(site.site, [SheetItem(row.id, row.viewpoint or "") for row in rows]),
             "dagster/column_schema": columns(
                 detection_id="uuid: the detection",

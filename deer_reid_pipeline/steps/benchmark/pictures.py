@@ -77,8 +77,9 @@ def size_of(megapixels: float) -> tuple[int, int]:
 
 
 def _own(site: Site, most: int) -> PictureSet | None:
+    spec = site.crop_spec()
     with site.database.session() as session:
-        found = evenly_spaced_detections(session, site.crop_spec().id, most)
+        found = evenly_spaced_detections(session, spec.id, most)
     jobs: list[Job[int]] = []
     sizes: list[float] = []
     for crop in found:
@@ -91,7 +92,7 @@ def _own(site: Site, most: int) -> PictureSet | None:
             open_upright(path, 64)
         except (ImageError, OSError):
             continue
-        jobs.append(Job(len(jobs), path, box))
+        jobs.append(Job(len(jobs), path, box, spec=spec))
         sizes.append(width * height / 1e6)
     if not jobs:
         return None

@@ -25,7 +25,7 @@ def subject(site: Site, name: str = "") -> Subject:
 
     Raises:
         DatabaseError: no recipe of this name or id is stored.
-        RecipeMismatchError, WeightsError: it cannot be used here.
+        RecipeError, WeightsError: it cannot be used here.
     """
     if not name and site.live_recipe_name() is not None:
         matcher = site.matcher()

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,9 @@ def _converted(network: nn.Module, example: torch.Tensor, precision: str, count:
     }
     try:
         shape = openvino.PartialShape([-1, *example.shape[1:]])
-        model = openvino.convert_model(network, example_input=example, input=[shape])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, of how OpenVINO reads its networks
+            model = openvino.convert_model(network, example_input=example, input=[shape])
         compiled = openvino.Core().compile_model(model, "CPU", settings)
     except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
         raise BackendError(f"OpenVINO cannot take this network: {_first_line(error)}") from error

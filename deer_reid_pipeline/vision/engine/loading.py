@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from deer_reid_pipeline.vision.crops import Box, CropSpec, cut_crops, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError, Pixels
 
-_STORED = CropSpec()
+_NEW_HOME = CropSpec()
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -31,15 +31,17 @@ class Job(Generic[K]):
         source: a stored crop (its file or bytes), or with `box` a picture file.
         box: what to cut out of the picture, as shares of it.
         sha256: of the stored crop; another content is an error. Empty: not checked.
+        spec: how the box is cut.
     """
 
     key: K
     source: Path | bytes
     box: Box | None = None
     sha256: str = ""
+    spec: CropSpec = _NEW_HOME
 
 
-def load_crop(job: Job[K], spec: CropSpec = _STORED) -> Pixels:
+def load_crop(job: Job[K]) -> Pixels:
     """The pixels of a job's crop: a box gives what would be stored of it, so that the vector is the same.
 
     Raises:
@@ -50,7 +52,7 @@ def load_crop(job: Job[K], spec: CropSpec = _STORED) -> Pixels:
     if job.box is not None:
         if isinstance(job.source, bytes):
             raise ValueError("a box is cut out of a picture file, not out of bytes")
-        return decode_crop(cut_crops(job.source, [job.box], spec)[0])
+        return decode_crop(cut_crops(job.source, [job.box], job.spec)[0])
     content = job.source if isinstance(job.source, bytes) else job.source.read_bytes()
     if job.sha256 and hashlib.sha256(content).hexdigest() != job.sha256:
         raise ImageError("unreadable", "it is not the file that was written")

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deer_reid_pipeline.vision.crops import CropSpec, cut_crop, decode_crop, open_for_crop
+from deer_reid_pipeline.vision.crops import cut_crop, decode_crop, open_for_crop
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.embedder import Embedder, precision
 from deer_reid_pipeline.vision.engine.batches import BatchLimit
@@ -157,7 +157,7 @@ def _decode_all(jobs: Sequence[Job[int]]) -> None:
 
 def _decode(job: Job[int]) -> int:
     if job.box is not None and isinstance(job.source, Path):
-        return open_for_crop(job.source, job.box).width
+        return open_for_crop(job.source, job.box, job.spec).width
     return decode_crop(job.source if isinstance(job.source, bytes) else job.source.read_bytes()).size
 
 
@@ -213,7 +213,7 @@ class PlainLoop:
         assert isinstance(job.source, Path)
         with Image.open(job.source) as image:
             pixels = np.asarray(image.convert("RGB"))
-        crop = pixels if job.box is None else cut_crop(pixels, job.box, CropSpec())
+        crop = pixels if job.box is None else cut_crop(pixels, job.box, job.spec)
         vectors = {}
         for key, network in self.networks.items():
             seen: dict[str, list[torch.Tensor]] = {n: [] for n, b in recipe.branches.items() if b.backbone == key}

@@ -90,9 +90,9 @@ def stage_seconds(embedder: Embedder, jobs: Sequence[Job[int]], batch: int) -> d
             crops = [_stored(job) for job in part if job.box is None]
             boxed = [job for job in part if job.box is not None]
             if boxed:
-                pictures = timed(READ, lambda job: open_for_crop(_file(job), job.box or ()), boxed)
+                pictures = timed(READ, lambda job: open_for_crop(_file(job), job.box or (), job.spec), boxed)
                 pairs = list(zip(pictures, boxed, strict=True))
-                crops += timed(CUT, lambda pair: cut_from(pair[0], pair[1].box or ()), pairs)
+                crops += timed(CUT, lambda pair: cut_from(pair[0], pair[1].box or (), pair[1].spec), pairs)
             prepared += timed(LAY_OUT, lambda content: embedder.prepare(decode_crop(content)), crops)
     for start in range(0, len(prepared), batch):
         for stage, took in embedder.embed_prepared(prepared[start : start + batch]).seconds.items():
