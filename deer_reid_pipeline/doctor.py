@@ -49,7 +49,7 @@ def examine() -> list[Finding]:
     ]
     if site is not None and live is not None and live.name not in RECIPE_NAMES:
         findings.append(_files_of(site, live))
-    findings += [_device(settings), _detector(settings)]
+    findings += [_device(settings), *_engine(settings), _detector(settings)]
     if not settings.use_enhanced_reid:
         findings.append(Finding("USE_ENHANCED_REID", None, "false: matching uses the v1 column deer.feature_vector"))
     if settings.reid_threshold is not None:
@@ -155,6 +155,19 @@ def _device(settings: Settings) -> Finding:
         return Finding("device", True, f"{settings.device} -> {resolve_device(settings.device)}")
     except DeerReidError as error:
         return Finding("device", False, str(error))
+
+
+def _engine(settings: Settings) -> list[Finding]:
+    """Of a cluster only; whether one answers is found out by using it."""
+    if settings.engine == "local":
+        return []
+    from deer_reid_pipeline.scale_out.cluster import require_ray
+
+    try:
+        require_ray()
+    except DeerReidError as error:
+        return [Finding("engine", False, str(error))]
+    return [Finding("engine", True, "ray: stored crops are embedded by a Ray cluster (docs/cluster.md)")]
 
 
 def _detector(settings: Settings) -> Finding:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from deer_reid_pipeline import doctor
+from deer_reid_pipeline.scale_out import cluster
+from deer_reid_pipeline.settings import load_settings
 from deer_reid_pipeline.steps.site import Site
 from deer_reid_pipeline_tests.finetuned import finetuned
 from deer_reid_pipeline_tests.sites import query
@@ -72,3 +74,13 @@ def test_a_schema_that_is_behind_does_not_hide_the_live_recipe(home_of_lite: Sit
     found = doctor.examine()
     assert next(item for item in found if item.what == "database").ok is False
     assert weights_of(found)["recipe reference"] is None
+
+
+@pytest.mark.usefixtures("home_of_lite")
+def test_an_engine_that_is_not_installed_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "engine" not in {item.what for item in doctor.examine()}
+    monkeypatch.setenv("DEER_REID_ENGINE", "ray")
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    (found,) = doctor._engine(load_settings())
+    assert found.ok is False
+    assert "needs Ray" in found.detail

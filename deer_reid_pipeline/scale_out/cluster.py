@@ -87,14 +87,23 @@ def workers_for(nodes: Sequence[Node], vram_mb: int | None) -> Workers:
     return Workers(cpus, round(gpus, 4), sum(min(room, int(node.cpus) // cpus) for node, room in places))
 
 
+def require_ray() -> None:
+    """Make sure that Ray is installed.
+
+    Raises:
+        ScaleOutError: it is not.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ScaleOutError('DEER_REID_ENGINE=ray needs Ray: .venv/bin/pip install -e ".[ray]"')
+
+
 def connect() -> None:
     """Connect this process to Ray, once: to RAY_ADDRESS, else to a cluster that runs on this machine, else start one.
 
     Raises:
         ScaleOutError: Ray is not installed, or no cluster answers there.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ScaleOutError('DEER_REID_ENGINE=ray needs Ray: pip install "deer-reid-pipeline[ray]"')
+    require_ray()
     # Nothing leaves the machines: this is for a cluster that is started here, docs/cluster.md has it for others.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

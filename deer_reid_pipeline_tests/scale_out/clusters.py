@@ -27,7 +27,7 @@ def ray_nodes(*nodes: dict[str, Any]) -> Iterator[Any]:
 
     This process counts as one of the head. Everything is ended afterwards.
     """
-    ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "deer-reid-pipeline[ray]"')
+    ray = pytest.importorskip("ray", reason='Ray is not installed: .venv/bin/pip install -e ".[ray]"')
     from ray.cluster_utils import Cluster
 
     assert not ray.is_initialized(), "a test left a connection to Ray behind"

@@ -46,7 +46,7 @@ def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "127.0.0.1:{closed}", "127.0.0.1:port"])
 def test_an_address_where_nobody_is_fails_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason='Ray is not installed: pip install "deer-reid-pipeline[ray]"')
+    pytest.importorskip("ray", reason='Ray is not installed: .venv/bin/pip install -e ".[ray]"')
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = address.format(closed=taken.getsockname()[1])
@@ -57,7 +57,7 @@ def test_an_address_where_nobody_is_fails_at_once(address: str, monkeypatch: pyt
 
 
 def test_auto_without_a_cluster_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason='Ray is not installed: pip install "deer-reid-pipeline[ray]"')
+    pytest.importorskip("ray", reason='Ray is not installed: .venv/bin/pip install -e ".[ray]"')
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with pytest.raises(ScaleOutError, match="no connection to the Ray cluster at RAY_ADDRESS=auto"):
         connect()

@@ -21,6 +21,7 @@ REEMBED_HOURS = 2.0
 NIGHT_HOURS = 8
 OWNERS_DETECTIONS = 11_570
 OVERNIGHT = 5_000
+FEWEST_SUSTAINED = 500
 
 
 def speed_criteria(of: Benchmark) -> tuple[Criterion, ...]:
@@ -35,8 +36,15 @@ def speed_criteria(of: Benchmark) -> tuple[Criterion, ...]:
     )
 
 
-def throughput(pictures_a_second: float, detail: str) -> Criterion:
-    """Sustained throughput, with what it makes of a night."""
+def throughput(pictures_a_second: float, detail: str, pictures: int | None = None) -> Criterion:
+    """Sustained throughput, with what it makes of a night.
+
+    Args:
+        pictures: that were processed; start-up is most of what few of them take. None: it is projected from parts.
+    """
+    if pictures is not None and pictures < FEWEST_SUSTAINED:
+        why = f"start-up is part of what {pictures:,} pictures take; {FEWEST_SUSTAINED:,} are the fewest to judge by"
+        return _unmeasured("images_a_second", why)
     capacity = pictures_a_second * 3600 * NIGHT_HOURS
     return judged(
         "images_a_second",

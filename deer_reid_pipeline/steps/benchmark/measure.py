@@ -181,14 +181,18 @@ def run_benchmark(site: Site, config: BenchmarkConfig, say: Say) -> Benchmark:
     from deer_reid_pipeline.vision.engine.choosing import circumstances
     from deer_reid_pipeline.vision.engine.loading import load_crop
     from deer_reid_pipeline.vision.engine.measuring import evenly, peak_mib
-    from deer_reid_pipeline.vision.engine.settling import settle
+    from deer_reid_pipeline.vision.engine.settling import settle, use_kept
     from deer_reid_pipeline.vision.engine.stages import batch_seconds, device_peak_mib, variant_seconds
     from deer_reid_pipeline.vision.engine.starting import measure_starts
 
     load, begun, made_at = other_work(), time.perf_counter(), datetime.now(UTC)
     of = subject(site, config.recipe)
     embedder = site.embedder(of.recipe)
-    settle(embedder, site.settings.models_dir, engine_options(site.settings), config.ahead, say)
+    options = engine_options(site.settings)
+    if config.ahead:
+        settle(embedder, site.settings.models_dir, options, config.ahead, say)
+    else:
+        use_kept(embedder, site.settings.models_dir, options, say)
     batch = max(site.settings.batch_size, embedder.limit.crops) if embedder.device.type == "cuda" else DEFAULT
     with scratch_folder(site.settings.home, "benchmark") as folder:
         sets = picture_sets(site, config, folder, say)

@@ -19,7 +19,7 @@ from deer_reid_pipeline.sample.herd import HerdSummary, draw_herd
 from deer_reid_pipeline.sample.plan import make_plan
 from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.benchmark.config import NIGHT
-from deer_reid_pipeline.steps.benchmark.criteria import NIGHT_HOURS, overnight, throughput
+from deer_reid_pipeline.steps.benchmark.criteria import FEWEST_SUSTAINED, NIGHT_HOURS, overnight, throughput
 from deer_reid_pipeline.steps.benchmark.files import PAGE, write_report
 from deer_reid_pipeline.steps.benchmark.machine import BUSY, machine
 from deer_reid_pipeline.steps.benchmark.pictures import boxes_of
@@ -82,22 +82,23 @@ class Night:
     @property
     def sentence(self) -> str:
         """The result in words."""
-        rate = f"{self.pictures_a_second:.2f} pictures a second, projected to {NIGHT_HOURS} hours {self.capacity:,.0f}"
         slowest = max(self.steps, key=lambda step: self.steps[step])
         share = self.steps[slowest] / self.seconds
-        met = "exceeds" if self.capacity > NIGHT else f"misses by {NIGHT - self.capacity:,.0f}"
         went = "without a failure" if not self.failures else f"with {len(self.failures)} failures"
-        return (
-            f"{self.images:,} pictures {went}: {rate}, which {met} the {NIGHT:,} that are wanted. "
-            f"{share:.0%} of the time went into {slowest}."
-        )
+        rate = f"{self.images:,} pictures {went}: {self.pictures_a_second:.2f} pictures a second"
+        most = f"{share:.0%} of the time went into {slowest}."
+        if self.images < FEWEST_SUSTAINED:
+            return f"{rate}, start-up included: too few to say anything of a night. {most}"
+        met = "exceeds" if self.capacity > NIGHT else f"misses by {NIGHT - self.capacity:,.0f}"
+        projected = f"projected to {NIGHT_HOURS} hours {self.capacity:,.0f}"
+        return f"{rate}, {projected}, which {met} the {NIGHT:,} that are wanted. {most}"
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
         """The owner's criteria that a night measures."""
         width, height = self.size
         detail = f"{self.images:,} drawn pictures of {width} x {height} pixels, everything included but drawing"
-        return throughput(self.pictures_a_second, detail), overnight(self.images, len(self.failures))
+        return throughput(self.pictures_a_second, detail, self.images), overnight(self.images, len(self.failures))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -49,6 +49,10 @@ def headline(of: Benchmark) -> str:
     )
 
 
+MOST_OVERLAPPED = 2.0
+"""Times the floor that an engine can reach, which does two things at once that the floor does in turns."""
+
+
 def warnings(of: Benchmark) -> list[str]:
     """What a reader must know before using the figures."""
     lines = []
@@ -56,6 +60,12 @@ def warnings(of: Benchmark) -> list[str]:
         lines.append(
             f"The machine had other work: {of.load:.1f} processes wanted each core before the benchmark began. Figures "
             "in seconds are too high and ratios uncertain; run it again when the machine is idle."
+        )
+    if any(item.speed.engine_vs_floor > MOST_OVERLAPPED for item in of.sets):
+        lines.append(
+            "The engine cannot be more than twice as fast as decoding and computing one after the other: something "
+            "disturbed a timing, and the ratio to the floor says nothing. Run it again when the machine is idle, on "
+            "more pictures or in more rounds."
         )
     if of.subject.recipe.random_weights:
         lines.append("The recipe has random weights: its speed is that of real ones, its vectors mean nothing.")

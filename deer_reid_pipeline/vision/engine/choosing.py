@@ -60,6 +60,7 @@ ENGINE_VERSION = "6"
 BRIEFLY = (Choice("openvino", "float32"),)
 """Beside torch, what is measured within seconds: it starts in two here, and keeps the vectors."""
 
+_NOT_TRIED = "not tried"
 _ALONE = 4
 _ROUNDS = 3
 
@@ -234,12 +235,13 @@ def measure(
     ]
     asked = [choice for choice in ways if choice.backend == first]
     slowest = [choice for choice in ways if choice.backend == "compile" and choice not in asked]
-    quick = [choice for choice in ways if choice not in (*asked, *slowest)]
+    quick = [c for c in ways if (c in BRIEFLY or c.backend == "torch") and c not in asked]
+    others = [choice for choice in ways if choice not in (*asked, *quick, *slowest)]
 
     def attempt(bench: _Bench, choice: Choice) -> None:
         reason = absent(choice.backend, embedder.device) or _refused_before(choice, tried(bench))
         if reason is None and time.perf_counter() - began > time_limit:
-            reason = f"not tried: {time_limit:.0f} s had passed"
+            reason = f"{_NOT_TRIED}: {time_limit:.0f} s had passed"
         trials.append(Trial(bench.key, choice, reason=reason) if reason else bench.try_out(choice))
         say(trials[-1].describe())
 
@@ -249,15 +251,23 @@ def measure(
     for bench in benches:
         for choice in asked:
             attempt(bench, choice)
+    # Then what is likeliest to be used, for all backbones, before the time limit leaves anything out.
     for bench in benches:
         for choice in quick:
             attempt(bench, choice)
+    for bench in benches:
+        for choice in others:
+            attempt(bench, choice)
         while (wider := next_wide(tried(bench), options)) is not None:
             attempt(bench, wider)
-    # What takes longest to start comes last, for all backbones: it is what the time limit may leave out.
+    # What takes longest to start comes last.
     for bench in benches:
         for choice in slowest:
             attempt(bench, choice)
+    likeliest = [trial for trial in trials if trial.choice in quick]
+    if any(trial.reason.startswith(_NOT_TRIED) for trial in likeliest):
+        full = False
+        log.warning("the machine was so busy that measuring ended early: the next long work measures again")
     return Decision(circumstances(embedder), full, tuple(trials))
 
 
@@ -289,7 +299,7 @@ def _refused_before(choice: Choice, before: Sequence[Trial]) -> str | None:
         return None
     same = (t for t in before if t.choice == Choice("torch", choice.precision))
     hopeless = any(t.cosine is not None and 1.0 - t.cosine > FAR * (1.0 - LEAST_COSINE) for t in same)
-    return f"not tried: torch in {choice.precision} missed by far" if hopeless else None
+    return f"{_NOT_TRIED}: torch in {choice.precision} missed by far" if hopeless else None
 
 
 class _Bench:

@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = resolve_device(asked.device)
     except EmbeddingError as error:
-        print(f"nothing was checked: {error}", flush=True)
+        said = str(error).split(";")[0]  # what follows is a setting of the pipeline's
+        print(f"nothing was checked: {said}; with --device cpu, what can be checked without a card", flush=True)
         return NO_DEVICE
     try:
         report = check(device, asked.vram_mb, extent_of(device, asked.quick))

@@ -85,6 +85,13 @@ def settle(
     return decision
 
 
+def use_kept(embedder: Embedder, folder: Path, options: EngineOptions, say: Say = log.info) -> None:
+    """Compute in the best way that was found here before, however long it takes to start; measure nothing."""
+    decision = kept(folder, embedder)
+    if decision is not None:
+        _use(embedder, decision, options, quick_start=False, say=say)
+
+
 def measure_and_keep(
     embedder: Embedder,
     folder: Path,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from deer_reid_pipeline.reid.matching import MatchPolicy
-from deer_reid_pipeline.steps.benchmark import pictures
+from deer_reid_pipeline.steps.benchmark import pictures, tables
 from deer_reid_pipeline.steps.benchmark.config import BenchmarkConfig
 from deer_reid_pipeline.steps.benchmark.criteria import speed_criteria, throughput
 from deer_reid_pipeline.steps.benchmark.database import SearchTimes, search_times
@@ -173,6 +175,13 @@ def test_the_owners_criteria_pass_where_the_values_do() -> None:
     assert found["seconds_a_detection"].value == pytest.approx(0.5 + 0.64 + 0.004)
     assert found["vector_search"].value == pytest.approx(4.0)
     assert found["video_memory"].value == pytest.approx(12.0, abs=0.001)
+
+
+def test_a_ratio_that_cannot_be_is_said() -> None:
+    of = SimpleNamespace(recipe=SimpleNamespace(random_weights=False))
+    for engine, impossible in ((99.0, False), (101.0, True)):
+        found = replace(figures([40.0, engine], 4.0, 0.5, None), subject=of)  # type: ignore[arg-type]
+        assert any("cannot be more than twice as fast" in line for line in tables.warnings(found)) == impossible
 
 
 def test_the_owners_criteria_fail_where_the_values_do() -> None:

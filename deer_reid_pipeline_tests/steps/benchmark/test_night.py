@@ -68,6 +68,9 @@ def test_a_small_batch_proves_nothing_of_a_large_one() -> None:
     assert overnight(4999, 0).result == "NOT MEASURED"
     assert overnight(5000, 0).result == "PASS"
     assert overnight(10, 1).result == "FAIL"
+    assert [item.result for item in night(images=8, seconds=12.0).criteria] == ["NOT MEASURED", "NOT MEASURED"]
+    assert "too few to say anything of a night" in night(images=8, seconds=12.0).sentence
+    assert "8 pictures" in night(images=8, seconds=12.0).criteria[0].detail
 
 
 def test_at_least_as_many_pictures_are_drawn_as_asked(tmp_path: Path) -> None:

@@ -144,6 +144,23 @@ def test_after_the_time_limit_nothing_more_is_begun(embedder: Embedder, ways: di
     assert decision.plan(AUTO) == {"main": PLAIN}
 
 
+def test_what_is_likeliest_to_be_used_is_tried_first(
+    embedder: Embedder,
+    ways: dict[Choice, Runner],
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A clock that runs out costs what is likely to be refused, and not what was not tried of another backbone."""
+    monkeypatch.setattr(choosing, "candidates", lambda device: [FOLDED, OTHER_HALF, OTHER])
+    whole = measure(embedder, draw_crops(3))
+    assert [trial.choice for trial in whole.trials] == [PLAIN, FOLDED, OTHER, OTHER_HALF]
+    assert whole.full
+    cut_short = measure(embedder, draw_crops(3), time_limit=0.0)
+    assert not cut_short.full, "so it is measured again"
+    assert "measuring ended early" in caplog.text
+
+
 def test_quick_measuring_leaves_out_what_takes_minutes(
     embedder: Embedder, ways: dict[Choice, Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from deer_reid_pipeline.vision.embedder import Embedder, EmbeddingError
 from deer_reid_pipeline.vision.engine import choosing, settling
 from deer_reid_pipeline.vision.engine.choosing import Decision, Trial, circumstances, keep, kept
 from deer_reid_pipeline.vision.engine.options import AUTO, PLAIN, Choice, EngineOptions
-from deer_reid_pipeline.vision.engine.settling import begin, fit_batch, settle
+from deer_reid_pipeline.vision.engine.settling import begin, fit_batch, settle, use_kept
 from deer_reid_pipeline.vision.pool import forget_embedders, get_embedder
 from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline.vision.weights import WeightStore
@@ -193,3 +193,15 @@ def test_whoever_begins_on_a_card_is_kept_to_the_budget(
     settling.measure_and_keep(embedder, tmp_path, False, lambda line: None, lambda: draw_crops(9))
     assert len(embedder.embed(draw_crops(5)).vectors["baseline"]) == 5
     assert (embedder.limit.crops, card.most) == (2, 106)
+
+
+def test_what_was_found_is_used_whole_where_that_is_asked_for(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[object] = []
+    monkeypatch.setattr(embedder, "use", used.append)
+    use_kept(embedder, tmp_path, AUTO)
+    assert used == [], "nothing was found here so far"
+    keep(tmp_path, embedder, decision_for(embedder))
+    use_kept(embedder, tmp_path, AUTO)
+    assert used == [{"main": SLOW_START}]
