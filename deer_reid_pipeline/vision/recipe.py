@@ -146,7 +146,10 @@ class Recipe(_Data):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.]{0,39}$")
     format_version: Literal[1] = 1
-    crop: str = Field(default=CropSpec().id, description="Id of the CropSpec of the crops that it reads.")
+    crop: str = Field(
+        default=CropSpec(shrinking="lanczos").id,
+        description="Id of the CropSpec of the crops that it reads; the first one where a recipe does not say.",
+    )
     backbones: dict[str, Backbone]
     branches: dict[str, Branch]
     training_run: str = Field(

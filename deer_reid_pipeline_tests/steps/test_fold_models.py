@@ -24,6 +24,7 @@ from deer_reid_pipeline.steps.tuning import fit_release, propose_fit
 from deer_reid_pipeline.steps.validation import validate
 from deer_reid_pipeline.store.media import CropJob
 from deer_reid_pipeline.store.vectors import put_embeddings
+from deer_reid_pipeline.vision.background import BackgroundSpec
 from deer_reid_pipeline.vision.recipe import Recipe
 from deer_reid_pipeline_tests.finetuned import finetuned
 from deer_reid_pipeline_tests.labelled_rows import Shot, add_vectors, store_shots
@@ -177,7 +178,7 @@ def test_backgrounds_are_embedded_by_controls_of_the_fold_models(
 ) -> None:
     final, parts, _ = tuned(site, shots)
 
-    def embed(site: Site, control: Recipe, jobs: Sequence[CropJob]) -> None:
+    def embed(site: Site, control: Recipe, spec: BackgroundSpec, jobs: Sequence[CropJob]) -> None:
         vector = np.eye(1, 512, dtype=np.float32).repeat(len(jobs), axis=0)
         with site.database.session() as session:
             put_embeddings(session, control.id, [job.detection_id for job in jobs], dict.fromkeys(BRANCHES, vector))
@@ -264,7 +265,7 @@ def test_with_compartments_more_backgrounds_are_embedded_for_as_many_pairs(
     made = herd(individuals=16, encounters=3)
     store_shots(site, made, site.matcher().recipe.id, looks(made, signal=1.0))
 
-    def embed(site: Site, control: Recipe, jobs: Sequence[CropJob]) -> None:
+    def embed(site: Site, control: Recipe, spec: BackgroundSpec, jobs: Sequence[CropJob]) -> None:
         vector = np.eye(1, 512, dtype=np.float32).repeat(len(jobs), axis=0)
         with site.database.session() as session:
             put_embeddings(session, control.id, [job.detection_id for job in jobs], dict.fromkeys(BRANCHES, vector))

@@ -594,7 +594,7 @@ def test_a_lost_crop_is_logged_in_ascii(site: Site, folder: Path, caplog: pytest
     store_images(site, key)
     store_detections(site, key)
     (folder / "h\u00f6 \u9e7f.jpg").unlink()
-    store_crops_quietly(site, [key for (key,) in query(site, "SELECT id FROM detections")])
+    store_crops_quietly(site, site.build_recipe("lite"), [key for (key,) in query(site, "SELECT id FROM detections")])
     lines = [record.getMessage() for record in caplog.records if "no crop" in record.getMessage()]
     assert lines
     assert all(line.isascii() for line in lines)
