@@ -40,7 +40,7 @@ def test_a_cluster_without_room_is_refused() -> None:
 
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ScaleOutError, match=r'pip install "deer-reid-pipeline\[ray\]"'):
+    with pytest.raises(ScaleOutError, match=r'pip install -e "\.\[ray\]"'):
         connect()
 
 
