@@ -91,12 +91,8 @@ def _live_recipe(site: Site) -> Recipe | None:
     """The live release's recipe; None in a new home, or where the database cannot say."""
     from sqlalchemy.exc import DBAPIError
 
-    from deer_reid_pipeline.store.releases import live_recipe_id
-
     try:
-        with site.database.session() as session:
-            recipe = live_recipe_id(session)
-        return None if recipe is None else site.stored_recipe(recipe)
+        return site.live_recipe()
     except (DBAPIError, DeerReidError):
         return None  # the finding on the database says why
 

@@ -20,7 +20,7 @@ from deer_reid_pipeline.steps.detections import asks_detector, detect_boxes
 from deer_reid_pipeline.steps.site import connect_site, engine_options
 from deer_reid_pipeline.store.drops import QuarantineRow
 from deer_reid_pipeline.vision.catalog import RECIPE_NAMES, build_recipe
-from deer_reid_pipeline.vision.crops import cut_crops, decode_crop
+from deer_reid_pipeline.vision.crops import CropSpec, cut_crops, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError, inspect_image
 from deer_reid_pipeline.vision.detectors import Detector, open_detector
 from deer_reid_pipeline.vision.engine.settling import settle
@@ -96,7 +96,7 @@ def embed_folder(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(part, SCHEMA) as writer:
-            load = partial(_crops, settings, recipe, asked)
+            load = partial(_crops, settings, recipe.crop_spec, asked)
             for batch in embed_stream(embedder, contents.media, load, settings.batch_size):
                 result.quarantined += [key for key, _ in batch.failed if isinstance(key, QuarantineRow)]
                 found = [key for key in batch.keys if not isinstance(key, QuarantineRow)]
@@ -138,7 +138,7 @@ class _Asked:
     detector: Detector | None
 
 
-def _crops(settings: Settings, recipe: Recipe, asked: _Asked, media: MediaRecord) -> Loaded[_Found | QuarantineRow]:
+def _crops(settings: Settings, spec: CropSpec, asked: _Asked, media: MediaRecord) -> Loaded[_Found | QuarantineRow]:
     """The crop of every detection of a picture, those that `process` would store; or why the picture has none."""
     path = asked.root / media.file_path
     try:
@@ -148,8 +148,7 @@ def _crops(settings: Settings, recipe: Recipe, asked: _Asked, media: MediaRecord
             boxes = detect_boxes(asked.detector, path, settings.min_confidence)
         if not boxes:
             return []
-        places = [(box.x, box.y, box.width, box.height) for box in boxes]
-        crops = cut_crops(path, places, recipe.crop_spec)
+        crops = cut_crops(path, [(box.x, box.y, box.width, box.height) for box in boxes], spec)
         return [((media.file_path, box), decode_crop(content)) for box, content in zip(boxes, crops, strict=True)]
     except ImageError as error:
         return [(QuarantineRow(media.file_path, error.code, str(error)), error)]

@@ -15,7 +15,7 @@ from deer_reid_pipeline.settings import Settings
 from deer_reid_pipeline.steps.policies import first_policy
 from deer_reid_pipeline.store.database import Database, connect
 from deer_reid_pipeline.store.recipes import find_recipe, recipe_spec, register_recipe
-from deer_reid_pipeline.store.releases import add_first_release, get_release, live_release
+from deer_reid_pipeline.store.releases import add_first_release, get_release, live_recipe_id, live_release
 from deer_reid_pipeline.vision.recipe import base_name
 
 if TYPE_CHECKING:
@@ -113,9 +113,14 @@ class Site:
 
     def live_recipe_name(self) -> str | None:
         """Name of the live release's recipe; None in a new home."""
+        recipe = self.live_recipe()
+        return None if recipe is None else recipe.name
+
+    def live_recipe(self) -> Recipe | None:
+        """The live release's recipe, whether or not it can be used here; None in a new home."""
         with self.database.session() as session:
-            release = live_release(session)
-        return None if release is None else self.stored_recipe(release.recipe_id).name
+            recipe_id = live_recipe_id(session)
+        return None if recipe_id is None else self.stored_recipe(recipe_id)
 
     def stored_recipe(self, recipe_id: str) -> Recipe:
         """A recipe of the database by its id."""
@@ -127,11 +132,10 @@ class Site:
     def crop_spec(self) -> CropSpec:
         """How the crops are cut that matching reads: as the live release's recipe has it, which is kept as long as it
         is live; in a new home as this version cuts."""
-        from deer_reid_pipeline.vision.crops import CropSpec
+        from deer_reid_pipeline.vision.crops import NEW_HOME
 
-        with self.database.session() as session:
-            release = live_release(session)
-        return CropSpec() if release is None else self.stored_recipe(release.recipe_id).crop_spec
+        recipe = self.live_recipe()
+        return NEW_HOME if recipe is None else recipe.crop_spec
 
     def needed_branches(self, recipe_id: str) -> tuple[str, ...]:
         """The branches that every detection is embedded in under a recipe: what the live release says of its own,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deer_reid_pipeline.vision.crops import Box, CropSpec, Shrinking, cut_crop, pixel_window
+from deer_reid_pipeline.vision.crops import Box, CropSpec, Shrinking, cut_crop, pixel_window, shrinking_in_id
 from deer_reid_pipeline.vision.decode import Pixels
 
 FILL = (128, 128, 128)
@@ -38,12 +38,13 @@ class BackgroundSpec:
 
     @property
     def id(self) -> str:
-        """Like 'background-m75-b5-r80-s512-q95-hamming'; stands in the recipe in the place of a crop specification.
-        One that names no shrinking is of Lanczos."""
+        """Like 'background-m75-b5-r80-s512-q95-hamming'; stands in the recipe in the place of a crop
+        specification."""
         shares = (self.margin, self.blanked, self.rim)
         margin, blanked, rim = (round(100 * share) for share in shares)
-        shrinking = "" if self.shrinking == "lanczos" else f"-{self.shrinking}"
-        return f"background-m{margin}-b{blanked}-r{rim}-s{self.max_side}-q{self.quality}{shrinking}"
+        return (
+            f"background-m{margin}-b{blanked}-r{rim}-s{self.max_side}-q{self.quality}{shrinking_in_id(self.shrinking)}"
+        )
 
     def crop(self, margin: float) -> CropSpec:
         """How what is left of the picture is cut out, with this margin."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deer_reid_pipeline.errors import WeightsError
-from deer_reid_pipeline.vision.crops import CropSpec
+from deer_reid_pipeline.vision.crops import NEW_HOME, CropSpec
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.model_files import write_whole
 from deer_reid_pipeline.vision.recipe import (
@@ -42,7 +42,6 @@ LINEAR_SEED = 20240601
 INNER = 0.85
 """Centre share of a stored crop that is used (0.94 of the box, whose margin is 5 %): background at the edges
 gives the camera away, while heads and antlers near the edges must stay in."""
-_NEW_HOME = CropSpec()
 _BATCH = 16
 _BUILD = 1
 """Raised when the making of a projection changes: kept recipes are then made anew."""
@@ -112,7 +111,7 @@ def architectures(name: str) -> tuple[str, str]:
 
 
 def build_recipe(
-    name: str, store: WeightStore, calibration: Calibration | None = None, crop: CropSpec = _NEW_HOME
+    name: str, store: WeightStore, calibration: Calibration | None = None, crop: CropSpec = NEW_HOME
 ) -> Recipe:
     """A built-in recipe with the weights that `store` has; makes its projection files if they are absent.
 

@@ -47,10 +47,9 @@ class CropSpec:
 
     @property
     def id(self) -> str:
-        """Like 'm05-s512-q95-hamming'; stored beside every crop. One that names no shrinking is of Lanczos."""
+        """Like 'm05-s512-q95-hamming'; stored beside every crop."""
         margin = f"{self.margin * 100:05.2f}".rstrip("0").rstrip(".").replace(".", "_")
-        shrinking = "" if self.shrinking == "lanczos" else f"-{self.shrinking}"
-        return f"m{margin}-s{self.max_side}-q{self.quality}{shrinking}"
+        return f"m{margin}-s{self.max_side}-q{self.quality}{shrinking_in_id(self.shrinking)}"
 
     @classmethod
     def of(cls, spec_id: str) -> CropSpec:
@@ -70,6 +69,15 @@ class CropSpec:
             if spec.id == spec_id:
                 return spec
         raise ValueError(f"no crop specification has the id {spec_id!r}")
+
+
+NEW_HOME = CropSpec()
+"""How crops are cut in a home that has no live recipe, which says so in others."""
+
+
+def shrinking_in_id(shrinking: Shrinking) -> str:
+    """How the id of a specification ends. Nothing means Lanczos: ids from before there was another say nothing."""
+    return "" if shrinking == "lanczos" else f"-{shrinking}"
 
 
 def pixel_window(width: int, height: int, box: Sequence[float], margin: float) -> tuple[int, int, int, int]:

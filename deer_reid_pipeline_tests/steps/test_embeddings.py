@@ -32,7 +32,7 @@ from deer_reid_pipeline.vision.background import BackgroundSpec
 from deer_reid_pipeline.vision.crops import CropSpec, cut_crops
 from deer_reid_pipeline.vision.decode import Pixels
 from deer_reid_pipeline.vision.engine.options import PLAIN
-from deer_reid_pipeline.vision.recipe import RecipeError
+from deer_reid_pipeline.vision.recipe import Recipe, RecipeError
 from deer_reid_pipeline_tests.sites import query, run_all, settings_for
 
 
@@ -73,14 +73,19 @@ def test_stored_vectors_are_those_of_the_stored_crops(site: Site, drop: str) -> 
             assert float(stored[key, name] @ vector) >= 0.9999
 
 
-def test_a_release_keeps_the_crops_that_its_recipe_reads(site: Site, herd: Path) -> None:
-    """A home whose live recipe was made when crops were cut otherwise; one beside it reads crops of its own."""
-    lanczos = CropSpec(shrinking="lanczos")
-    newer = site.build_recipe("lite")
-    older = newer.model_copy(update={"crop": lanczos.id})
+def older_release(site: Site) -> Recipe:
+    """The live recipe of a home that an earlier version made, which shrunk crops otherwise."""
+    older = site.build_recipe("lite").model_copy(update={"crop": CropSpec(shrinking="lanczos").id})
     with site.database.session() as session:
         register_recipe(session, older.id, older.name, older.to_json(), older.random_weights)
         add_first_release(session, older.id, first_policy(older), "made by an earlier version", None)
+    return older
+
+
+def test_a_release_keeps_the_crops_that_its_recipe_reads(site: Site, herd: Path) -> None:
+    """A home whose live recipe was made when crops were cut otherwise; one beside it reads crops of its own."""
+    newer = site.build_recipe("lite")
+    older = older_release(site)
     key, summary = run_all(site, herd)
     assert summary.encounters == summary.matched + summary.new + summary.uncertain > 0
     by_spec = "SELECT spec_id, count(*) FROM detection_crops GROUP BY spec_id ORDER BY spec_id"
@@ -89,7 +94,7 @@ def test_a_release_keeps_the_crops_that_its_recipe_reads(site: Site, herd: Path)
     assert draw_sheet(site, [SheetItem(row[0], "") for row in query(site, "SELECT id FROM detections LIMIT 3")])
     assert embed_drop(site, newer, key).embedded == count
     assert query(site, by_spec) == [(older.crop, count), (newer.crop, count)]
-    assert site.crop_spec() == lanczos, "what is live decides"
+    assert site.crop_spec() == CropSpec(shrinking="lanczos"), "what is live decides"
     assert site.recipe("lite").id == older.id == site.matcher().recipe.id, "built-in recipes keep to it"
     assert control_recipe(older).crop == BackgroundSpec(shrinking="lanczos").id == "background-m75-b5-r80-s512-q95"
     for branch in older.branches.values():
@@ -98,10 +103,7 @@ def test_a_release_keeps_the_crops_that_its_recipe_reads(site: Site, herd: Path)
 
 
 def test_a_crop_is_stored_as_the_live_recipe_reads_it(site: Site, tmp_path: Path) -> None:
-    older = site.build_recipe("lite").model_copy(update={"crop": CropSpec(shrinking="lanczos").id})
-    with site.database.session() as session:
-        register_recipe(session, older.id, older.name, older.to_json(), older.random_weights)
-        add_first_release(session, older.id, first_policy(older), "made by an earlier version", None)
+    older = older_release(site)
     picture = tmp_path / "drop" / "large.jpg"
     picture.parent.mkdir()
     Image.effect_noise((900, 700), 60).convert("RGB").save(picture)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from deer_reid_pipeline.steps.benchmark.measure import Benchmark
 
 WIDTH = 110
+MOST_OVERLAPPED = 2.0
+"""Times the floor that an engine can reach, which does two things at once that the floor does in turns."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,6 @@ def headline(of: Benchmark) -> str:
         f"The engine reaches {worst.speed.engine_vs_floor:.2f} of the floor and is {slow.speed.engine_vs_loop:.1f} "
         f"times as fast as the plain loop; its vectors keep a cosine of {least:.5f} to float32."
     )
-
-
-MOST_OVERLAPPED = 2.0
-"""Times the floor that an engine can reach, which does two things at once that the floor does in turns."""
 
 
 def warnings(of: Benchmark) -> list[str]:

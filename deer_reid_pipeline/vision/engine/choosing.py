@@ -57,10 +57,7 @@ TIME_LIMIT = 240.0
 """Seconds after which no other way is tried."""
 ENGINE_VERSION = "6"
 """Raised when the computing or the measuring changes: what is kept is then measured anew."""
-BRIEFLY = (Choice("openvino", "float32"),)
-"""Beside torch, what is measured within seconds: it starts in two here, and keeps the vectors."""
 
-_NOT_TRIED = "not tried"
 _ALONE = 4
 _ROUNDS = 3
 
@@ -230,18 +227,18 @@ def measure(
         bench.plain_rate = plain.crops_per_second
         trials.append(plain)
         benches.append(bench)
-    ways = [
-        c for c in candidates(embedder.device) if options.allows(c) and (full or c in BRIEFLY or c.backend == "torch")
-    ]
+    ways = [c for c in candidates(embedder.device) if options.allows(c) and (full or measured_briefly(c))]
     asked = [choice for choice in ways if choice.backend == first]
     slowest = [choice for choice in ways if choice.backend == "compile" and choice not in asked]
-    quick = [c for c in ways if (c in BRIEFLY or c.backend == "torch") and c not in asked]
+    quick = [choice for choice in ways if measured_briefly(choice) and choice not in asked]
     others = [choice for choice in ways if choice not in (*asked, *quick, *slowest)]
+    too_late: list[Choice] = []
 
     def attempt(bench: _Bench, choice: Choice) -> None:
         reason = absent(choice.backend, embedder.device) or _refused_before(choice, tried(bench))
         if reason is None and time.perf_counter() - began > time_limit:
-            reason = f"{_NOT_TRIED}: {time_limit:.0f} s had passed"
+            reason = f"not tried: {time_limit:.0f} s had passed"
+            too_late.append(choice)
         trials.append(Trial(bench.key, choice, reason=reason) if reason else bench.try_out(choice))
         say(trials[-1].describe())
 
@@ -264,11 +261,16 @@ def measure(
     for bench in benches:
         for choice in slowest:
             attempt(bench, choice)
-    likeliest = [trial for trial in trials if trial.choice in quick]
-    if any(trial.reason.startswith(_NOT_TRIED) for trial in likeliest):
+    if any(choice in quick for choice in too_late):
         full = False
         log.warning("the machine was so busy that measuring ended early: the next long work measures again")
     return Decision(circumstances(embedder), full, tuple(trials))
+
+
+def measured_briefly(choice: Choice) -> bool:
+    """Whether a way is measured within seconds: torch is ready at once, OpenVINO in float32 starts in two seconds here
+    and keeps the vectors."""
+    return choice.backend == "torch" or choice == Choice("openvino", "float32")
 
 
 def next_wide(before: Sequence[Trial], options: EngineOptions = AUTO) -> Choice | None:
@@ -299,7 +301,7 @@ def _refused_before(choice: Choice, before: Sequence[Trial]) -> str | None:
         return None
     same = (t for t in before if t.choice == Choice("torch", choice.precision))
     hopeless = any(t.cosine is not None and 1.0 - t.cosine > FAR * (1.0 - LEAST_COSINE) for t in same)
-    return f"{_NOT_TRIED}: torch in {choice.precision} missed by far" if hopeless else None
+    return f"not tried: torch in {choice.precision} missed by far" if hopeless else None
 
 
 class _Bench:

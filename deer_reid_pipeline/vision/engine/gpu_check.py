@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = resolve_device(asked.device)
     except EmbeddingError as error:
-        said = str(error).split(";")[0]  # what follows is a setting of the pipeline's
-        print(f"nothing was checked: {said}; with --device cpu, what can be checked without a card", flush=True)
+        print(f"nothing was checked: {error} (of this check: --device cpu, for what needs no card)", flush=True)
         return NO_DEVICE
     try:
         report = check(device, asked.vram_mb, extent_of(device, asked.quick))

@@ -12,10 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from deer_reid_pipeline.vision.crops import Box, CropSpec, cut_crops, decode_crop
+from deer_reid_pipeline.vision.crops import NEW_HOME, Box, CropSpec, cut_crops, decode_crop
 from deer_reid_pipeline.vision.decode import ImageError, Pixels
-
-_NEW_HOME = CropSpec()
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -38,7 +36,7 @@ class Job(Generic[K]):
     source: Path | bytes
     box: Box | None = None
     sha256: str = ""
-    spec: CropSpec = _NEW_HOME
+    spec: CropSpec = NEW_HOME
 
 
 def load_crop(job: Job[K]) -> Pixels:

@@ -47,9 +47,7 @@ def begin(embedder: Embedder, folder: Path, options: EngineOptions) -> None:
     """
     if embedder.device.type == "cuda":
         fit_batch(embedder, options)
-    decision = kept(folder, embedder)
-    if decision is not None:
-        _use(embedder, decision, options, quick_start=True)
+    use_kept(embedder, folder, options, quick_start=True)
 
 
 def settle(
@@ -85,11 +83,14 @@ def settle(
     return decision
 
 
-def use_kept(embedder: Embedder, folder: Path, options: EngineOptions, say: Say = log.info) -> None:
-    """Compute in the best way that was found here before, however long it takes to start; measure nothing."""
+def use_kept(
+    embedder: Embedder, folder: Path, options: EngineOptions, say: Say = log.info, quick_start: bool = False
+) -> None:
+    """Compute in the best way that was found here before (`quick_start`: of those that are ready at once), if any was;
+    measure nothing."""
     decision = kept(folder, embedder)
     if decision is not None:
-        _use(embedder, decision, options, quick_start=False, say=say)
+        _use(embedder, decision, options, quick_start, say)
 
 
 def measure_and_keep(
